@@ -1,0 +1,13 @@
+"""Errors that a user can mend: one line that names what was found, what was wanted and the cure."""
+
+
+class UserError(ValueError):
+    """A mistake in input, options or files; commands print its one line without a traceback."""
+
+
+class RecordingError(UserError):
+    """A recording that cannot be read as asked: wrong content, missing geometry, damaged file."""
+
+
+class WeightsError(UserError):
+    """Network weights that are missing or do not fit the configured network."""
