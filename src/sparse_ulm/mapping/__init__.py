@@ -1,0 +1,1 @@
+"""From blocks to maps: accumulation, true maps of simulated bubbles, figures."""
