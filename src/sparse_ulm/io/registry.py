@@ -1,0 +1,163 @@
+"""Find recordings, open them by what their names and first bytes say, and save them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Complex
+
+from sparse_ulm.acquisition import Acquisition, Geometry
+from sparse_ulm.errors import RecordingError
+from sparse_ulm.io.names import SUFFIXES, recording_stem, recording_suffix, split_group
+from sparse_ulm.io.nifti import open_nifti, save_nifti
+from sparse_ulm.io.npz import open_npy, open_npz, save_npy, save_npz
+from sparse_ulm.io.statements import Number, Statement, state_options
+
+MatlabVersion = Literal["5", "7.3"]
+
+
+def find_recordings(path: str | Path) -> list[Path]:
+    """List the recordings of a folder, sorted by name, or the one file that `path` is.
+
+    Hidden files are left out, so that a recording that is being written is not seen.
+
+    Args:
+        path: A folder (its own files, not those of folders inside), or one recording.
+
+    Raises:
+        RecordingError: If there is no such path, or the folder holds no recording.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        require_file(split_group(path)[0])
+        return [folder]
+    found = sorted(f for f in folder.iterdir() if f.is_file() and recording_suffix(f) and not f.name.startswith("."))
+    if not found:
+        raise RecordingError(
+            f"{folder}: no recordings found; wanted files ending in {', '.join(SUFFIXES)}. Check the folder."
+        )
+    return found
+
+
+def require_file(path: Path) -> None:
+    """Refuse a path that is no recording with something in it.
+
+    Raises:
+        RecordingError: If it does not exist, is a folder, is empty, or its suffix is none of ours.
+    """
+    if not path.exists():
+        raise RecordingError(f"{path}: no such file. Check the path.")
+    if not recording_suffix(path):
+        raise RecordingError(f"{path.name}: not a recording by its suffix; wanted one of {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise RecordingError(f"{path.name}: is no file; wanted one recording.")
+    if path.stat().st_size == 0:
+        raise RecordingError(f"{path.name}: is empty (0 bytes); wanted a recording. Copy or export it again.")
+
+
+def open_recordings(
+    path: str | Path,
+    *,
+    voxel_size_mm: Sequence[Number] | None = None,
+    frame_rate_hz: Number | None = None,
+    transmit_frequency_hz: Number | None = None,
+    sound_speed_m_s: Number | None = None,
+    variable: str | None = None,
+) -> list[Acquisition]:
+    """Open everything that a file holds: one recording, or one per group of a training HDF5.
+
+    Options fill what the file and its sidecar do not say. Frames are read later, when they are asked for.
+
+    Args:
+        path: The file; "train.h5::3" is group 3 alone.
+        voxel_size_mm: Grid step along x, y, z.
+        frame_rate_hz: Volumes per second, after compounding.
+        transmit_frequency_hz: Centre frequency of the transmitted pulse.
+        sound_speed_m_s: Sound speed used in beamforming.
+        variable: Which array of a .mat or .npz to read, where that is not clear.
+
+    Raises:
+        RecordingError: If the file is damaged, holds no complex 4D recording, or its geometry is missing or
+            contradictory; the message is one line and lists everything that is missing.
+    """
+    file, group = split_group(path)
+    require_file(file)
+    options = state_options(
+        {
+            "voxel_size_mm": voxel_size_mm,
+            "frame_rate_hz": frame_rate_hz,
+            "transmit_frequency_hz": transmit_frequency_hz,
+            "sound_speed_m_s": sound_speed_m_s,
+        }
+    )
+    return _open(file, group, options, variable)
+
+
+def open_recording(
+    path: str | Path,
+    *,
+    voxel_size_mm: Sequence[Number] | None = None,
+    frame_rate_hz: Number | None = None,
+    transmit_frequency_hz: Number | None = None,
+    sound_speed_m_s: Number | None = None,
+    variable: str | None = None,
+) -> Acquisition:
+    """Open the one recording in a file; arguments and errors as for `open_recordings`.
+
+    Raises:
+        RecordingError: Also if the file holds several recordings.
+    """
+    opened = open_recordings(
+        path,
+        voxel_size_mm=voxel_size_mm,
+        frame_rate_hz=frame_rate_hz,
+        transmit_frequency_hz=transmit_frequency_hz,
+        sound_speed_m_s=sound_speed_m_s,
+        variable=variable,
+    )
+    if len(opened) > 1:
+        first = opened[0].details["group"]
+        raise RecordingError(
+            f"{Path(path).name}: holds {len(opened)} recordings; wanted one. Ask for one group, as {path}::{first}."
+        )
+    return opened[0]
+
+
+def save_recording(
+    path: str | Path,
+    frames: Complex[np.ndarray, "x y z t"],
+    geometry: Geometry,
+    *,
+    matlab_version: MatlabVersion = "5",
+) -> None:
+    """Write a recording in the format of its suffix, with the sidecar JSON where the format cannot say everything.
+
+    Args:
+        path: .nii, .nii.gz, .npy, .npz, .mat, .h5 or .hdf5 (a PSF correlation map); its folder is made if absent.
+        frames: Complex samples; y is 1 for a 2D recording.
+        geometry: Where and when they lie.
+        matlab_version: Of a .mat: "5", at most 2 GB a variable, or "7.3".
+
+    Raises:
+        RecordingError: If the format cannot hold this geometry or size, or there is no such format.
+    """
+    target = Path(path)
+    suffix = recording_suffix(target)
+    writers = {".nii": save_nifti, ".nii.gz": save_nifti, ".npy": save_npy, ".npz": save_npz}
+    if suffix in writers:
+        writers[suffix](target, frames, geometry)
+    else:
+        raise RecordingError(f"{target.name}: no format has this suffix; wanted one of {', '.join(SUFFIXES)}.")
+
+
+def _open(file: Path, group: str | None, options: Statement, variable: str | None) -> list[Acquisition]:
+    """Call the reader for a suffix."""
+    suffix = recording_suffix(file)
+    if suffix in (".nii", ".nii.gz"):
+        return [open_nifti(file, options)]
+    if suffix == ".npy":
+        return [open_npy(file, options)]
+    if suffix == ".npz":
+        return [open_npz(file, options, variable=variable)]
+    raise RecordingError(f"{recording_stem(file)}: not readable yet.")
