@@ -1,0 +1,106 @@
+"""The items of a data set: blocks of frames of recordings, listed without reading a sample."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparse_ulm.acquisition import Acquisition, block_ranges
+from sparse_ulm.errors import RecordingError
+from sparse_ulm.io import find_recordings, open_recordings, read_correlation_truth
+from sparse_ulm.io.truth import Truth, read_truth
+
+BlockItem = dict[str, Any]
+"""One block: its acquisition (`image`, and again as `label` where truth is wanted) and the frames `start`, `stop`."""
+
+
+class RecordingBlocks(Sequence[BlockItem]):
+    """All blocks of all recordings in a folder (or of one file), listed when first needed.
+
+    Being lazy, it can be built before the data is there, as MONAI's `check_properties` does; a folder without
+    recordings is an error once the blocks are asked for by `require`.
+
+    Args:
+        dataset_dir: Folder of recordings, or one recording.
+        block_frames: Frames per block; a recording's last block may be shorter.
+        with_truth: Add `label`, from which `transforms.LoadTruthd` reads the truth beside the recording.
+        geometry: Keyword overrides for `io.open_recording` (voxel_size_mm, frame_rate_hz, ...); None values are left
+            out.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        *,
+        block_frames: int,
+        with_truth: bool = False,
+        geometry: dict[str, Any] | None = None,
+    ) -> None:
+        """Keep the settings; nothing is read."""
+        self.dataset_dir = Path(dataset_dir)
+        self.block_frames = block_frames
+        self.with_truth = with_truth
+        self.geometry = {key: value for key, value in (geometry or {}).items() if value is not None}
+        self._items: list[BlockItem] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of blocks; 0 while the folder does not exist."""
+        if self._items is None and not self.dataset_dir.exists():
+            return 0
+        return len(self._listed())
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one item, or a list of them for a slice."""
+        return self._listed()[index]
+
+    def __iter__(self) -> Iterator[BlockItem]:
+        """Iterate over the items, recording by recording, in time order."""
+        return iter(self._listed())
+
+    def require(self) -> None:
+        """Refuse an empty data set.
+
+        Raises:
+            RecordingError: If the folder is missing or holds no recording.
+        """
+        if not self.dataset_dir.exists():
+            raise RecordingError(
+                f"dataset_dir {self.dataset_dir} does not exist; wanted a folder of recordings or one recording. "
+                "Pass --dataset_dir."
+            )
+        if not self._listed():
+            raise RecordingError(
+                f"dataset_dir {self.dataset_dir} holds no recording; wanted .nii(.gz), .npy, .npz, .mat or .h5 files."
+            )
+
+    def _listed(self) -> list[BlockItem]:
+        if self._items is None:
+            self._items = [
+                self._item(acquisition, start, stop)
+                for path in find_recordings(self.dataset_dir)
+                for acquisition in open_recordings(path, **self.geometry)
+                for start, stop in block_ranges(acquisition.n_frames, self.block_frames)
+            ]
+        return self._items
+
+    def _item(self, acquisition: Acquisition, start: int, stop: int) -> BlockItem:
+        item: BlockItem = {"image": acquisition, "start": start, "stop": stop}
+        if self.with_truth:
+            item["label"] = acquisition
+        return item
+
+
+def truth_of(acquisition: Acquisition) -> Truth:
+    """Read the truth of a simulated recording: `NAME_truth.csv` beside it, or its own group in a training HDF5.
+
+    Raises:
+        RecordingError: If there is none.
+    """
+    if acquisition.content == "correlation":
+        return read_correlation_truth(acquisition)
+    path = acquisition.path.with_name(f"{acquisition.name}_truth.csv")
+    if not path.exists():
+        raise RecordingError(
+            f"{acquisition.path.name} has no {path.name} beside it; training and evaluation need simulated recordings "
+            "with their truth (configs/simulate.yaml writes both)."
+        )
+    return read_truth(path, acquisition.geometry)

@@ -1,0 +1,60 @@
+"""Checkpoints: tensors and numbers only, written whole or not at all, loaded all or nothing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparse_ulm.errors import WeightsError
+from sparse_ulm.io.atomic import atomic_path
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Save a checkpoint so that a killed process leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of tensors and numbers.
+
+    Raises:
+        WeightsError: If the file is missing or is not such a checkpoint.
+    """
+    if not os.path.exists(path):
+        raise WeightsError(
+            f"weights {path} do not exist; wanted a trained checkpoint. Run from the bundle root, pass --bundle_root "
+            "or --weights, or train with configs/train.yaml."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"weights {path} cannot be read ({reason}); wanted a checkpoint of train.yaml.") from None
+
+
+def load_weights(network: torch.nn.Module, path: str | Path) -> None:
+    """Load `path` into the network, all or nothing: a network never runs with random weights.
+
+    Raises:
+        WeightsError: If a tensor is missing, left over or of another size.
+    """
+    checkpoint = read_checkpoint(path)
+    weights = checkpoint.get("model", checkpoint)
+    own = network.state_dict()
+    missing = sorted(own.keys() - weights.keys())
+    extra = sorted(weights.keys() - own.keys())
+    sizes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    if missing or extra or sizes:
+        example = (
+            f"{min(sizes)} is {tuple(weights[min(sizes)].shape)} there and {tuple(own[min(sizes)].shape)} here"
+            if sizes
+            else f"for example {(missing or extra)[0]}"
+        )
+        raise WeightsError(
+            f"weights {path} do not fit the network: {len(missing)} tensors missing, {len(extra)} left over, "
+            f"{len(sizes)} of another size ({example}). Give the widths, variant and kernel they were trained with."
+        )
+    network.load_state_dict(weights)

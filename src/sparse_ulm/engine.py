@@ -1,0 +1,79 @@
+"""Trainer and evaluator for batches of sparse samples."""
+
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+
+from sparse_ulm.batching import split_output
+from sparse_ulm.errors import UserError
+
+
+class _SparseDecollate:
+    """Split batch and output of an engine into one dictionary per sample, so that MONAI's handlers work unchanged.
+
+    MONAI's own decollate raises on anything that is not a tensor, and switching it off makes StatsHandler and
+    TensorBoard silently print no loss.
+    """
+
+    def _register_decollate(self: Any) -> None:
+        @self.on(IterationEvents.MODEL_COMPLETED)
+        def _split(engine: Engine) -> None:
+            batch: dict[str, Any] = engine.state.batch
+            output: dict[str, Any] = engine.state.output
+            n_samples = len(batch["recording"])
+            lists = {key: value for key, value in batch.items() if isinstance(value, list)}
+            engine.state.batch = [{key: value[i] for key, value in lists.items()} for i in range(n_samples)]
+            tables = split_output(output[Keys.PRED], n_samples)
+            label = output.get(Keys.LABEL)
+            engine.state.output = []
+            for i in range(n_samples):
+                sample: dict[str, Any] = {Keys.PRED: tables[i]}
+                if label is not None:
+                    sample[Keys.LABEL] = label[label[:, 0] == i][:, 1:]
+                if Keys.LOSS in output:
+                    sample[Keys.LOSS] = output[Keys.LOSS].detach()
+                engine.state.output.append(sample)
+
+
+class SparseTrainer(_SparseDecollate, SupervisedTrainer):
+    """MONAI's supervised trainer for sparse batches."""
+
+    def run(self) -> None:  # type: ignore[override]
+        """Train; refuse an empty data set first."""
+        require_blocks(self.data_loader)
+        super().run()
+
+
+class SparseEvaluator(_SparseDecollate, SupervisedEvaluator):
+    """MONAI's supervised evaluator for sparse batches."""
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Evaluate; refuse an empty data set first."""
+        require_blocks(self.data_loader)
+        super().run(global_epoch=global_epoch)
+
+
+def require_blocks(loader: Any) -> None:
+    """Refuse a loader whose data set holds no block.
+
+    Raises:
+        UserError: If it is empty; the folder's own message where the data set knows its folder.
+    """
+    data = getattr(loader.dataset, "data", None)
+    if hasattr(data, "require"):
+        data.require()
+    if len(loader) == 0:
+        raise UserError("the data set holds no block; wanted at least one. Check the dataset folder.")
+
+
+def prepare_batch(
+    batchdata: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
+) -> tuple[Any, torch.Tensor | None]:
+    """Move a sparse batch and its truth to the device; the truth is None in inference."""
+    label = batchdata.get(Keys.LABEL)
+    image = batchdata[Keys.IMAGE].to(device)
+    return image, label if label is None else label.to(device, non_blocking=non_blocking)

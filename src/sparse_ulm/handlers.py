@@ -1,0 +1,187 @@
+"""Handlers that our workflows need beyond MONAI's own: schedule, checkpoints, weights, metric, maps."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from ignite.metrics import Metric
+from monai.utils.enums import CommonKeys as Keys
+
+from sparse_ulm.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from sparse_ulm.losses import MultiScaleDiceLoss
+from sparse_ulm.metrics import overlap_counts, scores_from_counts
+from sparse_ulm.networks.trajectory_map import N_REFINEMENTS, TrajectoryMapNet
+
+
+class TrainingSchedule:
+    """Phases by epoch: the cascade's heads one after the other, and dilated targets first.
+
+    Args:
+        network: Its `phase` is set; only for variant "cascade".
+        loss: Its `dilate` is set.
+        cascade_epochs: Epochs for the first head alone, then for the first two, then for all three; the whole network
+            from then on ([1, 1, 1]: Rauby et al., released code).
+        dilate_epochs: Epochs with targets grown by one voxel, counted from the first.
+    """
+
+    def __init__(
+        self, network: TrajectoryMapNet, loss: MultiScaleDiceLoss, *, cascade_epochs: Sequence[int], dilate_epochs: int
+    ) -> None:
+        """Keep what is scheduled."""
+        self.network, self.loss = network, loss
+        self.cascade_epochs, self.dilate_epochs = list(cascade_epochs), dilate_epochs
+
+    def attach(self, engine: Engine) -> None:
+        """Act at the start of every epoch, also of the first one after a resume."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Set phase and targets of this epoch."""
+        epoch = engine.state.epoch
+        self.loss.dilate = epoch <= self.dilate_epochs
+        if self.network.variant == "cascade":
+            ends = torch.tensor(self.cascade_epochs).cumsum(0)
+            self.network.set_phase(min(int((epoch > ends).sum()), N_REFINEMENTS))
+
+
+class Checkpoints:
+    """Keep `last.pt` after every epoch, `model.pt` whenever the validation figure improves, and resume from `last.pt`.
+
+    MONAI's CheckpointSaver forgets the best figure when training resumes, so that the first epoch after it overwrites
+    a better model; this one stores it, with the random state, and writes atomically.
+
+    Args:
+        directory: Where both files go.
+        network: Its weights go to both files under "model"; `model.pt` holds nothing else than tensors.
+        optimizer: Stored in `last.pt`.
+        scheduler: Stored in `last.pt`; None for none.
+        evaluator: Its metric `key_metric` decides what is better; larger is better.
+        resume: Load `last.pt` when it exists.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        network: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        evaluator: Engine,
+        key_metric: str,
+        resume: bool,
+    ) -> None:
+        """Keep what is stored; nothing is read or written yet."""
+        self.directory = Path(directory)
+        self.parts = {"model": network, "optimizer": optimizer}
+        if scheduler is not None:
+            self.parts["scheduler"] = scheduler
+        self.evaluator, self.key_metric, self.resume = evaluator, key_metric, resume
+        self.best = -1.0
+
+    def attach(self, engine: Engine) -> None:
+        """Load before training, save after every epoch; attach it after the validation handler."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        """Continue from `last.pt` where it exists and `resume` is set."""
+        path = self.directory / "last.pt"
+        if not (self.resume and path.exists()):
+            return
+        state = read_checkpoint(path)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["torch_rng"])
+        self.best = float(state["best"])
+        engine.state.epoch = int(state["epoch"])
+        engine.state.iteration = int(state["epoch"]) * int(engine.state.epoch_length or 0)
+
+    def save(self, engine: Engine) -> None:
+        """Write `last.pt`, and `model.pt` if this epoch's validation is the best so far."""
+        figure = self.evaluator.state.metrics.get(self.key_metric)
+        validated = figure is not None and self.evaluator.state.epoch == engine.state.epoch
+        improved = validated and float(figure) > self.best
+        if improved:
+            self.best = float(figure)
+            write_checkpoint(self.directory / "model.pt", {"model": self.parts["model"].state_dict()})
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
+        state.update(epoch=engine.state.epoch, best=self.best, torch_rng=torch.get_rng_state())
+        write_checkpoint(self.directory / "last.pt", state)
+
+
+class LoadWeights:
+    """Handler: load weights when the engine starts."""
+
+    def __init__(self, network: torch.nn.Module, path: str | Path) -> None:
+        """Keep network and path."""
+        self.network, self.path = network, path
+
+    def attach(self, engine: Engine) -> None:
+        """Load at the start of the run."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load the weights."""
+        load_weights(self.network, self.path)
+
+
+class MapDice(Metric):
+    """Dice of the final maps pooled over all validation blocks: voxel exact, or within a tenth of the wavelength.
+
+    Args:
+        threshold: A voxel is predicted when its probability exceeds this.
+        tolerance_wavelengths: 0 for voxel exact; 0.1 is the founders' tolerance.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float,
+        tolerance_wavelengths: float,
+        upsampling: tuple[int, int, int] | list[int],
+        output_transform: Callable[..., Any] = lambda output: output,
+    ) -> None:
+        """Keep the settings; counts start at zero."""
+        self.threshold = threshold
+        self.tolerance_wavelengths = tolerance_wavelengths
+        self.upsampling = tuple(upsampling)
+        super().__init__(output_transform=output_transform)
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        self._counts = torch.zeros(4, dtype=torch.float64)
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Count the samples of one batch (ignite's hook; the geometry stands in the batch, not in the output)."""
+        for item, sample in zip(engine.state.batch, engine.state.output, strict=True):
+            self.update((sample[Keys.PRED], sample[Keys.LABEL], item["geometry"]))
+
+    def update(self, output: Any) -> None:
+        """Add the counts of one block: predicted voxels, true voxels, and how many of each find a partner."""
+        table, label, geometry = output
+        predicted = table[table[:, 3] > self.threshold][:, :3].long().cpu().numpy()
+        truth = torch.unique(label[:, :3], dim=0).long().cpu().numpy()
+        fine = geometry.refined(self.upsampling)
+        tolerance_m = self.tolerance_wavelengths * geometry.wavelength_m
+        self._counts += torch.tensor(
+            overlap_counts(predicted, truth, voxel_size_m=fine.voxel_size_m, tolerance_m=tolerance_m),
+            dtype=torch.float64,
+        )
+
+    def compute(self) -> float:
+        """Return the pooled Dice in [0, 1]."""
+        return scores_from_counts(*self._counts.tolist())["dice"]
+
+
+class ProgressLine:
+    """Handler: a progress bar over the blocks of every epoch (tqdm), silent when the output is no terminal."""
+
+    def attach(self, engine: Engine) -> None:
+        """Attach ignite's bar with the loss, where there is one, beside it."""
+        ProgressBar(persist=False, disable=not sys.stderr.isatty()).attach(
+            engine, output_transform=lambda output: {"loss": float(output[0]["loss"])} if "loss" in output[0] else {}
+        )

@@ -1,0 +1,86 @@
+"""Multi-scale sparse Dice: every head against the trajectories on its own grid, at its own temporal stride."""
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor, nn
+
+from sparse_ulm.networks.trajectory_map import TrajectoryMapOutput
+from sparse_ulm.sparse import SparseTensor
+from sparse_ulm.sparse.keys import site_keys
+
+TruthSites = Int32[Tensor, "n bxyzs=5"]
+"""Rows (sample, x, y, z, slot) on the super-resolved grid that a trajectory visits; slots of `slot_frames` frames."""
+
+
+class MultiScaleDiceLoss(nn.Module):
+    """Mean of the soft-Dice losses of all heads that ran and of the final map.
+
+    Truth is floored to each head's stride, as in the released code; unlike there, slots have the heads' own temporal
+    stride, so that every target can be matched. A truth voxel with no site counts as missed.
+
+    Args:
+        upsampling: Refinement of the final grid over the input's, per axis: (8, 8, 8), or (8, 1, 8) in 2D.
+        dilate: Grow the final targets by one voxel in every direction: the easier first phase of the released
+            schedule.
+        smooth: Added to both sides of the Dice ratio (1e-3: Rauby et al., released code).
+    """
+
+    def __init__(self, *, upsampling: tuple[int, int, int], dilate: bool = False, smooth: float = 1.0e-3) -> None:
+        """Keep the settings."""
+        super().__init__()
+        self.upsampling = upsampling
+        self.dilate = dilate
+        self.smooth = smooth
+
+    def forward(self, output: TrajectoryMapOutput, truth: TruthSites) -> Float[Tensor, ""]:
+        """Return the mean loss over heads, in [0, 1]."""
+        losses = []
+        for level, head in enumerate(output.heads):
+            # Head `level` sits on the grid refined by 2**level: its stride over the final grid is what remains.
+            stride = [max(factor >> level, 1) for factor in self.upsampling]
+            losses.append(soft_dice_loss(head, floor_sites(truth, stride), smooth=self.smooth))
+        if output.final is not None:
+            joined = floor_sites(torch.cat([truth[:, :4], torch.zeros_like(truth[:, 4:])], dim=1), [1, 1, 1])
+            if self.dilate:
+                joined = dilate_sites(joined, output.final.spatial_range)
+            losses.append(soft_dice_loss(output.final, joined, smooth=self.smooth))
+        return torch.stack(losses).mean()
+
+
+def soft_dice_loss(logits: SparseTensor, truth: TruthSites, *, smooth: float) -> Float[Tensor, ""]:
+    """Give 1 - (2 sum p y + s) / (sum p + |Y| + s) over all sites of the batch, Y including truth without a site.
+
+    Args:
+        logits: (n, 1) at their sites.
+        truth: Unique rows in the same columns as `logits.coords`.
+        smooth: s above.
+    """
+    probability = torch.sigmoid(logits.feats[:, 0])
+    hit = is_in(logits.coords, truth, logits.spatial_range).to(probability.dtype)
+    intersection = (probability * hit).sum()
+    return 1.0 - (2.0 * intersection + smooth) / (probability.sum() + len(truth) + smooth)
+
+
+def is_in(
+    coords: Int32[Tensor, "n columns"], wanted: Int32[Tensor, "m columns"], spatial_range: tuple[int, ...]
+) -> Tensor:
+    """Tell for each row of `coords` whether it stands in `wanted`; both inside `spatial_range`."""
+    return torch.isin(site_keys(coords, spatial_range), site_keys(wanted, spatial_range))
+
+
+def floor_sites(sites: TruthSites, stride: list[int]) -> TruthSites:
+    """Divide x, y and z by `stride`, rounding down, and drop the repeated rows."""
+    divisor = torch.tensor([1, *stride, 1], dtype=sites.dtype, device=sites.device)
+    return torch.unique(sites // divisor, dim=0)
+
+
+def dilate_sites(sites: TruthSites, spatial_range: tuple[int, ...]) -> TruthSites:
+    """Add the 26 neighbours in space of every site, inside the range (8 where the grid is one voxel thick)."""
+    step = torch.arange(-1, 2, dtype=sites.dtype, device=sites.device)
+    offsets = torch.cartesian_prod(step, step, step)
+    spatial = (sites[:, None, 1:4] + offsets).reshape(-1, 3)
+    rest = sites[:, None, [0, 4]].expand(-1, len(offsets), -1).reshape(-1, 2)
+    size = torch.tensor(spatial_range[1:4], dtype=sites.dtype, device=sites.device)
+    inside = ((spatial >= 0) & (spatial < size)).all(dim=1)
+    grown = torch.cat([rest[:, :1], spatial, rest[:, 1:]], dim=1)[inside]
+    return torch.unique(grown, dim=0)

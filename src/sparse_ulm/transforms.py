@@ -1,0 +1,256 @@
+"""MONAI dictionary transforms: thin wrappers that turn a block of a recording into a sparse tensor and its truth."""
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Randomizable
+
+from sparse_ulm import psf as psf_module
+from sparse_ulm.acquisition import Acquisition
+from sparse_ulm.clutter import remove_tissue
+from sparse_ulm.errors import UserError
+from sparse_ulm.blocks import truth_of
+from sparse_ulm.io import open_recording
+from sparse_ulm.mapping.truth_map import trajectory_sites
+from sparse_ulm.sparse import SparseTensor
+from sparse_ulm.sparse.engines import resolve_engine
+from sparse_ulm.sparsify import FeatureSet, Rule, measure_noise_rms, select_sites, site_features
+
+Data = dict[Hashable, Any]
+
+
+class LoadIqBlockd(MapTransform):
+    """Read a block of frames: path or acquisition -> complex64 tensor (x, y, z, t).
+
+    Adds `geometry`, `recording` (its name), `start`, `shape` and `content` to the item. An item without `start` and
+    `stop` is read whole, so that `{"image": path}` is enough (MONAI Label).
+    """
+
+    def __init__(self, keys: KeysCollection, geometry: dict[str, Any] | None = None, spatial_dims: int = 3) -> None:
+        """Keep overrides for recordings given as paths, and the number of axes that the network refines."""
+        super().__init__(keys)
+        self.geometry = {key: value for key, value in (geometry or {}).items() if value is not None}
+        self.spatial_dims = spatial_dims
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Read the block of every key."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            source = d[key]
+            acquisition = source if isinstance(source, Acquisition) else open_recording(source, **self.geometry)
+            if acquisition.spatial_dims == 2 and self.spatial_dims == 3:
+                raise UserError(
+                    f"{acquisition.path.name} is a 2D recording {acquisition.shape}, the network is 3D. "
+                    "Run with --spatial_dims 2 and weights trained so (models/model_2d.pt)."
+                )
+            if acquisition.spatial_dims == 3 and self.spatial_dims == 2:
+                raise UserError(
+                    f"{acquisition.path.name} is a 3D recording {acquisition.shape}, the network is 2D. "
+                    "Run with --spatial_dims 3 and weights trained so (models/model.pt)."
+                )
+            start, stop = d.get("start", 0), d.get("stop", acquisition.n_frames)
+            d[key] = torch.from_numpy(acquisition.frames(start, stop))
+            d.update(geometry=acquisition.geometry, recording=acquisition.name, content=acquisition.content)
+            d.update(start=start, shape=acquisition.shape[:3], path=str(acquisition.path))
+            d.pop("stop", None)
+        return d
+
+
+class RemoveTissued(MapTransform):
+    """Remove the strongest temporal components of a block (`clutter.remove_tissue`); 0 leaves filtered data alone."""
+
+    def __init__(self, keys: KeysCollection, n_components: int) -> None:
+        """Keep the number of components."""
+        super().__init__(keys)
+        self.n_components = n_components
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Filter every key; a stored correlation map is past this step and stays."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if d.get("content") != "correlation":
+                d[key] = remove_tissue(d[key], n_components=self.n_components)
+        return d
+
+
+class CorrelateWithPsfd(MapTransform):
+    """Take the phase carrier out and correlate with the PSF: adds `correlation` beside the demodulated block.
+
+    Args:
+        keys: The block.
+        psf: "geometry" (Gaussian of `fwhm_wavelengths`), "estimate" (the block's own isolated bubbles) or a path.
+        fwhm_wavelengths: Envelope widths along x, y and z for "geometry", and the window for "estimate".
+    """
+
+    def __init__(self, keys: KeysCollection, psf: str, fwhm_wavelengths: tuple[float, float, float]) -> None:
+        """Keep the settings."""
+        super().__init__(keys)
+        self.psf = psf
+        x, y, z = fwhm_wavelengths
+        self.fwhm_wavelengths = (float(x), float(y), float(z))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Demodulate and correlate; a recording that stores its correlation is used as it is."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if d.get("content") == "correlation":
+                d["correlation"] = d[key]
+                continue
+            d[key] = psf_module.demodulate(d[key], psf_module.measure_carrier(d[key]))
+            d["correlation"] = psf_module.correlate(d[key], self._kernel(d[key], d))
+        return d
+
+    def _kernel(self, iq: torch.Tensor, d: Data) -> torch.Tensor:
+        if self.psf not in ("geometry", "estimate"):
+            return psf_module.load_psf(Path(self.psf))
+        nominal = psf_module.gaussian_psf(d["geometry"], fwhm_wavelengths=self.fwhm_wavelengths)
+        if iq.shape[1] == 1:  # a 2D recording has no extent along y to correlate over
+            nominal = nominal[:, nominal.shape[1] // 2, None]
+        if self.psf == "geometry":
+            return nominal
+        x, y, z = (size // 2 for size in nominal.shape)
+        return psf_module.estimate_psf(iq, half_size=(x, y, z), noise_rms=measure_noise_rms(iq))
+
+
+class ToSparseTensord(MapTransform):
+    """Keep the voxels where a bubble may be and make the network's sparse tensor of them; drops `correlation`.
+
+    Args:
+        keys: The demodulated block.
+        rule: Which voxels are kept (`sparsify.select_sites`).
+        noise_factor: For the rules against noise, in noise rms.
+        correlation_threshold: On |c|^2, for `correlation_power`.
+        max_sites: Budget per block, the strongest are kept; also k of `top_k`.
+        floor_db: Below the block's maximum nothing is kept; acts on recordings (almost) without noise.
+        features: What the network is told per site (`sparsify.site_features`).
+        site_multiple: The range is rounded up to a multiple of it, per axis (the network's total stride).
+        engine: "auto", "native" or "torchsparse": the kind of sparse tensor that is made.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        rule: Rule,
+        noise_factor: float,
+        correlation_threshold: float,
+        max_sites: int,
+        floor_db: float,
+        features: FeatureSet,
+        site_multiple: tuple[int, int, int, int] | list[int],
+        engine: str = "auto",
+    ) -> None:
+        """Keep the settings."""
+        super().__init__(keys)
+        self.selection: dict[str, Any] = {
+            "rule": rule,
+            "noise_factor": noise_factor,
+            "correlation_threshold": correlation_threshold,
+            "max_sites": int(max_sites),
+            "floor_db": floor_db,
+        }
+        self.features = features
+        self.site_multiple = tuple(site_multiple)
+        self.engine = resolve_engine(engine)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Make the sparse tensor of every key, batch size 1."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            iq, correlation = d[key], d.pop("correlation")
+            noise_rms = measure_noise_rms(iq)
+            kept = select_sites(iq, correlation, **self.selection, noise_rms=noise_rms)
+            coords = torch.nonzero(kept).int().contiguous()
+            feats = site_features(iq, correlation, coords, noise_rms=noise_rms, features=self.features)
+            spatial_range = (
+                1,
+                *(size + -size % multiple for size, multiple in zip(iq.shape, self.site_multiple, strict=True)),
+            )
+            batched = torch.nn.functional.pad(coords, (1, 0))
+            d[key] = self._make(SparseTensor(batched, feats, spatial_range=spatial_range, engine=self.engine))
+        return d
+
+    def _make(self, sparse: SparseTensor) -> Any:
+        if self.engine != "torchsparse":
+            return sparse
+        from sparse_ulm.sparse.engines.torchsparse_engine import to_torchsparse
+
+        return to_torchsparse(sparse)
+
+
+class LoadTruthd(MapTransform):
+    """Turn the truth beside a recording into the sites that its bubbles visit during the block.
+
+    int32 rows (x, y, z, slot) on the super-resolved grid; a slot is `slot_frames` frames long, the true temporal
+    stride of the network's heads.
+    """
+
+    def __init__(self, keys: KeysCollection, *, slot_frames: int, upsampling: tuple[int, int, int] | list[int]) -> None:
+        """Keep the network's strides."""
+        super().__init__(keys)
+        self.slot_frames = slot_frames
+        x, y, z = upsampling
+        self.upsampling = (int(x), int(y), int(z))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Read the truth of every key; run before or after the image is loaded."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            acquisition = d[key]
+            truth = truth_of(acquisition)
+            start, stop = d.get("start", 0), d.get("stop", acquisition.n_frames)
+            x, y, z = (size * factor for size, factor in zip(acquisition.shape[:3], self.upsampling, strict=True))
+            sites = trajectory_sites(
+                truth.position_voxel,
+                truth.track_id,
+                truth.frame,
+                factor=self.upsampling,
+                shape=(x, y, z),
+                stride=(1, 1, 1),
+                block_start=start,
+                block_stop=stop,
+                temporal_stride=self.slot_frames,
+                n_slots=-(-(stop - start) // self.slot_frames),
+            )
+            d[key] = torch.from_numpy(sites.astype(np.int32))
+        return d
+
+
+class RandomMirrord(Randomizable, MapTransform):
+    """Mirror a sparse block and its truth along x, y and time, each with probability 1/2, and exchange x and y.
+
+    These keep the physics: probes are symmetric in x and y (when their voxels are), and a bubble's way backwards is
+    a bubble's way. Depth is left alone, since reverberation and edge waves lie behind a bubble.
+    """
+
+    def __init__(self, keys: KeysCollection, *, slot_frames: int, upsampling: tuple[int, int, int] | list[int]) -> None:
+        """Take (image, label) keys and the strides between them."""
+        MapTransform.__init__(self, keys)
+        self.scale = (*map(int, upsampling),)
+        self.slot_frames = slot_frames
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Draw three mirrorings and an exchange, and apply them to both."""
+        d = dict(data)
+        image_key, label_key = self.keys
+        flips = [bool(self.R.rand() < 0.5) for _ in range(3)]
+        image, label = d[image_key], d[label_key].clone()
+        coords = image.coords.clone()
+        x, y, _, t = image.spatial_range[1:]
+        extents = (d["shape"][0], d["shape"][1], t)
+        for flip, column, extent, fine in zip(
+            flips, (1, 2, 4), extents, (*self.scale[:2], 1 / self.slot_frames), strict=True
+        ):
+            if flip:
+                coords[:, column] = extent - 1 - coords[:, column]
+                label[:, column - 1] = int(extent * fine) - 1 - label[:, column - 1]
+        if x == y and d["shape"][0] == d["shape"][1] and self.R.rand() < 0.5:
+            coords[:, [1, 2]] = coords[:, [2, 1]]
+            label[:, [0, 1]] = label[:, [1, 0]]
+        d[image_key] = SparseTensor(coords, image.feats, spatial_range=image.spatial_range, engine=image.engine)
+        d[label_key] = label
+        return d

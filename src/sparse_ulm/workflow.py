@@ -1,0 +1,106 @@
+"""What `monai.bundle run` lacks for its users: unknown options are refused, and mistakes are one line, not a traceback.
+
+Configs call `prepare_run` first in their `initialize` list.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from sparse_ulm.errors import UserError
+
+RUN_ARGUMENTS = {
+    "run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
+    "workflow_name", "workflow_type",
+}  # fmt: skip
+"""Options of `monai.bundle run` itself (MONAI 1.6)."""
+
+
+def prepare_run() -> None:
+    """Refuse unknown options of the command line and make errors readable.
+
+    Raises:
+        UserError: If an option of `python -m monai.bundle run` names no key of the configs.
+    """
+    sys.excepthook = one_line_errors
+    logging.getLogger("ignite").addFilter(_drop_user_errors)
+    # 1.6 warns on every run that configs are code (GHSA-873f-pvrv-4x83); these are ours.
+    warnings.filterwarnings("ignore", message=".*untrusted.*")
+    if Path(sys.argv[0]).parent.name == "bundle":
+        check_overrides(sys.argv[1:])
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """Find the user's mistake in a chain of exceptions; MONAI wraps errors of configs once per reference."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def one_line_errors(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Print a user's mistake as one line; anything else as Python does. Python exits with 1 after either."""
+    mistake = find_user_error(error)
+    if mistake is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+
+
+def _drop_user_errors(record: logging.LogRecord) -> bool:
+    """Keep ignite from printing a mistake a second time."""
+    return not isinstance(sys.exc_info()[1], UserError)
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Refuse `--key value` options that stand in no config file, which MONAI accepts in silence.
+
+    Args:
+        arguments: The command line after the program's name.
+
+    Raises:
+        UserError: For the first unknown key, with the nearest known one.
+    """
+    names = [a.removeprefix("--").split("=")[0] for a in arguments if a.startswith("--")]
+    known = {key for path in _config_files(arguments) for key in _keys(yaml.safe_load(path.read_text()))}
+    for name in names:
+        key = name.replace("::", "#").lstrip("+")
+        if name in RUN_ARGUMENTS or not known or key in known:
+            continue
+        # A list's items and a component's arguments may be set below a known key.
+        near = get_close_matches(key, sorted(known), n=1)
+        hint = f"; did you mean --{near[0]}?" if near else "."
+        raise UserError(f"unknown option --{name}: no key of that name stands in the config{hint}")
+
+
+def _config_files(arguments: Sequence[str]) -> list[Path]:
+    """Read `--config_file` from the command line: one path, or a list written as Python."""
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--config_file"):
+            value = argument.partition("=")[2] or arguments[position + 1]
+            paths = yaml.safe_load(value) if value.startswith("[") else [value]
+            return [Path(path) for path in paths if os.path.exists(path)]
+    return []
+
+
+def _keys(node: object, prefix: str = "") -> set[str]:
+    """List all keys of a parsed config, nested ones joined by '#'."""
+    if isinstance(node, dict):
+        items = [(str(key).lstrip("+"), value) for key, value in node.items()]
+    elif isinstance(node, list):
+        items = [(str(i), value) for i, value in enumerate(node)]
+    else:
+        return set()
+    found = set()
+    for key, value in items:
+        path = f"{prefix}#{key}" if prefix else key
+        found |= {path} | _keys(value, path)
+    return found
