@@ -1,4 +1,4 @@
-"""Convolution layers, with TorchSparse's parameters: `kernel` (taps, in, out) in its tap order, `bias` (out,) or None."""
+"""Convolution layers, with TorchSparse's parameters: `kernel` (taps, in, out) in its order, `bias` (out,) or None."""
 
 import math
 from collections.abc import Sequence

@@ -1,9 +1,13 @@
 """Compiled loops over sorted sites, for tensors on the CPU.
 
 numba, because merging sorted lists and copying rows are loops that PyTorch cannot express without a search per
-element. Functions carry no annotations where they are compiled. They release the interpreter lock and start no threads,
+element. The loops release the interpreter lock and start no threads,
 so that they are safe in forked data-loader workers.
 """
+
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +17,7 @@ from torch import Tensor
 
 
 def neighbour_table(keys: Int64[Tensor, " sites"], steps: Int64[Tensor, " taps"]) -> Int32[Tensor, "sites taps"]:
-    """Merge sorted keys with themselves, shifted by each of `steps`: `maps.neighbour_table` without a search per site."""
+    """Merge sorted keys with themselves, shifted by each of `steps`: `maps.neighbour_table` without searches."""
     table = np.empty((keys.shape[0], steps.shape[0]), dtype=np.int32)
     _merge(keys.numpy(), steps.numpy(), table)
     return torch.from_numpy(table)
@@ -28,7 +32,12 @@ def gather_columns(
     _gather(feats.numpy(), table.numpy(), columns.numpy())
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
+def _compiled(function: Callable[..., None]) -> Any:
+    """Compile a loop; a run-time type checker may have wrapped it before, and numba wants the plain function."""
+    return njit(cache=True, nogil=True)(inspect.unwrap(function))
+
+
+@_compiled
 def _merge(keys, steps, table):
     """Walk all taps at once: their targets grow with the row, so one pointer each only moves forward."""
     n_sites, n_taps = table.shape
@@ -49,7 +58,7 @@ def _merge(keys, steps, table):
                 table[at, n_taps - 1 - tap] = row
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
+@_compiled
 def _gather(feats, table, columns):
     """Copy rows; short fixed inner loops so that they become vector moves."""
     n_rows, n_taps = table.shape

@@ -81,7 +81,7 @@ def from_dense(
     *,
     engine: str = "native",
 ) -> SparseTensor:
-    """Take the sites of a dense (B, C, X, Y, Z, T) array where `mask` is true; without it, where any channel is not 0."""
+    """Take the sites of a dense (B, C, X, Y, Z, T) array where `mask` is true; else where any channel is not 0."""
     rows_last = dense.movedim(1, -1)
     chosen = (rows_last != 0).any(dim=-1) if mask is None else mask
     coords = chosen.nonzero()

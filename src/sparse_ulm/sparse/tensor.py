@@ -46,7 +46,7 @@ class SparseTensor:
     def __init__(
         self,
         coords: Int[Tensor, "sites columns"],
-        feats: Float[Tensor, "sites channels"],
+        feats: Float[Tensor, "rows channels"],
         *,
         spatial_range: SpatialRange,
         stride: Stride = (1, 1, 1, 1),
@@ -139,7 +139,7 @@ class SparseTensor:
         """Device of sites and features."""
         return self.coords.device
 
-    def with_feats(self, feats: Float[Tensor, "sites channels"]) -> "SparseTensor":
+    def with_feats(self, feats: Float[Tensor, "rows channels"]) -> "SparseTensor":
         """Give the tensor with other features at the same sites; sites and maps are shared, not checked again.
 
         Raises:

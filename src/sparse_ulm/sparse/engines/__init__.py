@@ -17,7 +17,7 @@ library) and "auto": TorchSparse if it can be imported and CUDA is available, el
 
 import importlib
 from functools import cache
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ ENGINES = ("auto", "native", "torchsparse")
 _MODULES = {"native": "native", "torchsparse": "torchsparse_engine"}
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What a module must offer to be an engine. Kernel sizes and strides run (x, y, z, t)."""
 

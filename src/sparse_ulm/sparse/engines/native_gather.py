@@ -13,6 +13,8 @@ from sparse_ulm.sparse import loops
 _BLOCK_BYTES = 1 << 20
 """Size of a block of gathered columns: a part of one core's second-level cache, so that the product reads it there."""
 
+_COMPILED_TYPES = (torch.float32, torch.float64)
+
 
 class GatherConvolution(Function):
     """y[i] = sum over taps k of x[table[i, k]] @ kernel[k], for a centred odd kernel.
@@ -57,7 +59,7 @@ class _Columns:
     """Gathers blocks of columns into one buffer that is used again for every block."""
 
     def __init__(self, feats: Tensor, table: Tensor) -> None:
-        self.compiled = feats.device.type == "cpu" and feats.dtype in (torch.float32, torch.float64)
+        self.compiled = feats.device.type == "cpu" and feats.dtype in _COMPILED_TYPES
         self.blocks = _blocks(feats, table)
         rows = self.blocks[0][1].shape[0] if self.blocks else 0
         self.buffer = feats.new_empty((rows, table.shape[1] * feats.shape[1]))
