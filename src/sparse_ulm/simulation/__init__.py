@@ -1,0 +1,22 @@
+"""Simulated recordings with known truth: vessels, flow, imaging, noise and tissue."""
+
+from sparse_ulm.simulation.growth import grow_vessel_tree
+from sparse_ulm.simulation.parameters import ParameterRanges, RecordingParameters, SimulationError, draw_parameters
+from sparse_ulm.simulation.recording import SimulatedRecording, simulate_recording
+from sparse_ulm.simulation.tracks import Tracks
+from sparse_ulm.simulation.vessels import VesselError, VesselTree, read_swc, write_swc
+
+__all__ = [
+    "ParameterRanges",
+    "RecordingParameters",
+    "SimulatedRecording",
+    "SimulationError",
+    "Tracks",
+    "VesselError",
+    "VesselTree",
+    "draw_parameters",
+    "grow_vessel_tree",
+    "read_swc",
+    "simulate_recording",
+    "write_swc",
+]
