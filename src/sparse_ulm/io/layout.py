@@ -13,6 +13,16 @@ from sparse_ulm.io.statements import Statement
 
 
 @dataclass(frozen=True)
+class ListedArray:
+    """An array in a file, before its samples are read: its shape is the one its own software shows."""
+
+    name: str
+    shape: tuple[int, ...]
+    is_complex: bool
+    class_name: str
+
+
+@dataclass(frozen=True)
 class AxisOrder:
     """The order in which a file stores its axes.
 
@@ -76,15 +86,15 @@ def require_axes(
     return fitting[0]
 
 
-def require_complex(path: Path, dtype: np.dtype[np.generic], *, name: str) -> None:
+def require_complex(path: Path, array: ListedArray) -> None:
     """Refuse samples that are not complex.
 
     Raises:
-        RecordingError: If `dtype` is real; envelopes and log-compressed images cannot be used.
+        RecordingError: If they are real; envelopes and log-compressed images cannot be used.
     """
-    if dtype.kind != "c":
+    if not array.is_complex:
         raise RecordingError(
-            f"{path.name}: {name} holds real-valued {dtype}; wanted complex IQ, because phase is used. "
+            f"{path.name}: {array.name} holds real-valued {array.class_name}; wanted complex IQ, as phase is used. "
             "Export beamformed IQ instead of envelopes or B-mode images."
         )
 
@@ -102,34 +112,32 @@ def refuse_other_axes(path: Path, sidecar: Statement, order: AxisOrder) -> None:
         )
 
 
-def choose_variable(
-    path: Path, names: list[str], candidates: list[str], aliases: tuple[str, ...], variable: str | None
-) -> str:
-    """Choose which array of a file is the recording: the one asked for, a usual name, or the sole candidate.
+def choose_variable(path: Path, listed: Sequence[ListedArray], usual_names: Sequence[str], variable: str | None) -> str:
+    """Choose which array of a file is the recording: the one asked for, a usual name, or the only complex one.
 
     Args:
         path: The file, for messages.
-        names: All its arrays.
-        candidates: Those that are complex and of rank 3 or 4.
-        aliases: Usual names of a recording.
+        listed: All its arrays.
+        usual_names: Names that a recording has in this format.
         variable: The caller's choice.
 
     Raises:
         RecordingError: If `variable` is absent, or none or several fit.
     """
+    names = [array.name for array in listed]
+    found = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))} {a.class_name}" for a in listed) or "no arrays at all"
     if variable is not None:
         if variable not in names:
-            raise RecordingError(
-                f"{path.name}: holds no {variable!r} but {', '.join(names)}; set variable to one of them."
-            )
+            raise RecordingError(f"{path.name}: holds no {variable!r} but {found}; set variable to one of them.")
         return variable
-    usual = [name for name in aliases if name in names]
+    candidates = [array.name for array in listed if array.is_complex and len(array.shape) in (3, 4)]
+    usual = [name for name in usual_names if name in names]
     fitting = [name for name in usual if name in candidates] or usual or candidates
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise RecordingError(f"{path.name}: several recordings, {', '.join(fitting)}; set variable to one of them.")
     raise RecordingError(
-        f"{path.name}: no complex array of rank 3 or 4 among {', '.join(names) or 'no arrays at all'}; "
-        "wanted beamformed IQ. Export IQ instead of envelopes."
+        f"{path.name}: no complex array of rank 3 or 4, but {found}; wanted beamformed IQ. "
+        "Export IQ instead of envelopes."
     )

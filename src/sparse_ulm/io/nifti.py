@@ -18,7 +18,7 @@ from sparse_ulm.errors import RecordingError
 from sparse_ulm.io.atomic import atomic_path
 from sparse_ulm.io.combine import combine
 from sparse_ulm.io.damage import reading, require_bytes
-from sparse_ulm.io.layout import AxisOrder, refuse_other_axes, require_axes, require_complex
+from sparse_ulm.io.layout import AxisOrder, ListedArray, refuse_other_axes, require_axes, require_complex
 from sparse_ulm.io.names import recording_stem
 from sparse_ulm.io.sidecar import read_sidecar, write_sidecar
 from sparse_ulm.io.statements import Statement
@@ -55,7 +55,7 @@ def open_nifti(path: Path, options: Statement) -> Acquisition:
         header, version = _read_header(path)
         stored, dtype = header.get_data_shape(), np.dtype(header.get_data_dtype())
         sidecar = read_sidecar(path)
-        require_complex(path, dtype, name="the image")
+        require_complex(path, ListedArray("the image", stored, dtype.kind == "c", str(dtype)))
         require_axes(path, stored, None, [STORED_AXES])
         if path.name.lower().endswith(".nii"):
             n_bytes = int(header.get_data_offset()) + dtype.itemsize * int(np.prod(stored, dtype=np.int64))

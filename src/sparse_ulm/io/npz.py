@@ -17,7 +17,7 @@ from sparse_ulm.errors import RecordingError
 from sparse_ulm.io.atomic import atomic_path
 from sparse_ulm.io.combine import combine
 from sparse_ulm.io.damage import reading, require_bytes
-from sparse_ulm.io.layout import AxisOrder, choose_variable, require_axes, require_complex
+from sparse_ulm.io.layout import AxisOrder, ListedArray, choose_variable, require_axes, require_complex
 from sparse_ulm.io.names import recording_stem
 from sparse_ulm.io.sidecar import read_sidecar, require_aligned, write_sidecar
 from sparse_ulm.io.statements import Statement
@@ -35,6 +35,11 @@ class _StoredArray:
     dtype: np.dtype[np.generic]
     fortran_order: bool
     offset: int | None
+
+    @property
+    def listed(self) -> ListedArray:
+        """The array as messages show it."""
+        return ListedArray(self.member or "the array", self.shape, self.dtype.kind == "c", str(self.dtype))
 
     @property
     def n_bytes(self) -> int:
@@ -66,8 +71,7 @@ def open_npz(path: Path, options: Statement, *, variable: str | None = None) -> 
         with zipfile.ZipFile(path) as archive:
             names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             arrays = {name: _read_member(path, archive, info) for name, info in names.items()}
-        candidates = [name for name, a in arrays.items() if a.dtype.kind == "c" and len(a.shape) in (3, 4)]
-        chosen = choose_variable(path, list(arrays), candidates, (ARRAY_NAME,), variable)
+        chosen = choose_variable(path, [array.listed for array in arrays.values()], (ARRAY_NAME,), variable)
         return _open_array(path, arrays[chosen], options, "npz")
 
 
@@ -97,14 +101,13 @@ def save_npz(path: Path, frames: Complex[np.ndarray, "x y z t"], geometry: Geome
 
 def _open_array(path: Path, stored: _StoredArray, options: Statement, format_name: str) -> Acquisition:
     """Check the array and combine what is stated about it."""
-    label = stored.member or "the array"
     if stored.dtype.hasobject:
         raise RecordingError(
-            f"{path.name}: {label} is a pickled object array, which is never loaded because it can run code; "
+            f"{path.name}: {stored.listed.name} is a pickled object array, never loaded because it can run code; "
             "wanted complex numbers. Save it again as a plain array."
         )
     sidecar = read_sidecar(path)
-    require_complex(path, stored.dtype, name=label)
+    require_complex(path, stored.listed)
     order = require_axes(path, stored.shape, sidecar.axes, [AxisOrder(AXES)])
     if stored.offset is not None:
         require_bytes(path, as_format=f".{format_name}", n_bytes=stored.offset + stored.n_bytes)
@@ -116,7 +119,8 @@ def _open_array(path: Path, stored: _StoredArray, options: Statement, format_nam
         "sources": sources,
     }
     if stored.member is not None:
-        details |= {"variable": stored.member, "compressed": stored.offset is None}
+        details["variable"] = stored.member
+        details["compression"] = "whole file" if stored.offset is None else "none"
     return Acquisition(
         name=recording_stem(path),
         path=path,

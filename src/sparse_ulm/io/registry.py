@@ -2,19 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Complex
 
 from sparse_ulm.acquisition import Acquisition, Geometry
 from sparse_ulm.errors import RecordingError
-from sparse_ulm.io.names import SUFFIXES, recording_stem, recording_suffix, split_group
+from sparse_ulm.io.correlation import open_correlation, save_correlation
+from sparse_ulm.io.matlab import open_matlab
+from sparse_ulm.io.matlab_write import MatlabVersion, save_matlab
+from sparse_ulm.io.names import SUFFIXES, recording_suffix, split_group
 from sparse_ulm.io.nifti import open_nifti, save_nifti
 from sparse_ulm.io.npz import open_npy, open_npz, save_npy, save_npz
 from sparse_ulm.io.statements import Number, Statement, state_options
 
-MatlabVersion = Literal["5", "7.3"]
+WRITERS = {
+    ".nii": save_nifti,
+    ".nii.gz": save_nifti,
+    ".npy": save_npy,
+    ".npz": save_npz,
+    ".h5": save_correlation,
+    ".hdf5": save_correlation,
+}
+"""How each suffix is written; .mat has two versions and is not here."""
 
 
 def find_recordings(path: str | Path) -> list[Path]:
@@ -144,11 +154,12 @@ def save_recording(
     """
     target = Path(path)
     suffix = recording_suffix(target)
-    writers = {".nii": save_nifti, ".nii.gz": save_nifti, ".npy": save_npy, ".npz": save_npz}
-    if suffix in writers:
-        writers[suffix](target, frames, geometry)
-    else:
+    if not suffix:
         raise RecordingError(f"{target.name}: no format has this suffix; wanted one of {', '.join(SUFFIXES)}.")
+    if suffix == ".mat":
+        save_matlab(target, frames, geometry, version=matlab_version)
+    else:
+        WRITERS[suffix](target, frames, geometry)
 
 
 def _open(file: Path, group: str | None, options: Statement, variable: str | None) -> list[Acquisition]:
@@ -160,4 +171,6 @@ def _open(file: Path, group: str | None, options: Statement, variable: str | Non
         return [open_npy(file, options)]
     if suffix == ".npz":
         return [open_npz(file, options, variable=variable)]
-    raise RecordingError(f"{recording_stem(file)}: not readable yet.")
+    if suffix == ".mat":
+        return [open_matlab(file, options, variable=variable)]
+    return open_correlation(file, options, group=group)

@@ -45,7 +45,7 @@ def read_sidecar(path: Path) -> Statement:
         content,
         {quantity: quantity.key for quantity in (VOXEL_SIZE, *SCALARS)},
         sidecar.name,
-        origin_mm=None if origin is None else three_numbers(origin, ORIGIN_KEY, sidecar.name, positive=False),
+        origin_mm=None if origin is None else three_numbers(origin, ORIGIN_KEY, sidecar.name),
         axes=_axes(content.get(AXES_KEY), sidecar.name),
     )
 

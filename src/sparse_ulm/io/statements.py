@@ -93,7 +93,9 @@ def positive_number(value: object, key: str, source: str) -> float:
     return float(value)
 
 
-def three_numbers(value: object, key: str, source: str, *, positive: bool) -> tuple[float, float, float]:
+def three_numbers(
+    value: object, key: str, source: str, *, positive: bool = False, unit: str = "mm"
+) -> tuple[float, float, float]:
     """Check a triple (x, y, z) of a header, a sidecar or an option.
 
     Raises:
@@ -101,11 +103,11 @@ def three_numbers(value: object, key: str, source: str, *, positive: bool) -> tu
     """
     try:
         x, y, z = (float(v) for v in value)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         x = y = z = np.nan
     if not np.isfinite([x, y, z]).all() or (positive and min(x, y, z) <= 0):
         kind = "positive numbers" if positive else "numbers"
-        raise RecordingError(f"{source}: {key} is {value!r}; wanted three {kind}, x, y and z, in mm. Correct it.")
+        raise RecordingError(f"{source}: {key} is {value!r}; wanted three {kind}, x, y and z, in {unit}. Correct it.")
     return x, y, z
 
 

@@ -1,0 +1,130 @@
+"""MATLAB v5 files (`save -v6` and `-v7`): what they hold, read from the element headers, and their values."""
+
+import functools
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from sparse_ulm.conventions import Frames
+from sparse_ulm.io.damage import reading, require_bytes
+from sparse_ulm.io.layout import AxisOrder, ListedArray
+
+FILE_HEADER_BYTES = 128
+MI_INT8, MI_INT32, MI_UINT32, MI_MATRIX, MI_COMPRESSED = 1, 5, 6, 14, 15
+CLASS_NAMES = {1: "cell", 2: "struct", 6: "double", 7: "single", 8: "int8", 9: "uint8", 10: "int16", 11: "uint16"} | {
+    12: "int32",
+    13: "uint32",
+    14: "int64",
+    15: "uint64",
+}
+COMPLEX_FLAG = 0x0800
+ARRAY_HEADER_BYTES = 1024
+"""More than tag, flags, dimensions (rank 4) and the longest name (63) take."""
+
+
+def list_arrays(path: Path) -> list[ListedArray]:
+    """List the variables of a file without reading their samples; cells as NAME{1}, NAME{2}.
+
+    Raises:
+        RecordingError: If the file ends before an element does.
+
+    Source: element tags, array flags and names as in MathWorks' "MAT-File Format"; scipy.io.whosmat gives
+        the same but not whether an array is complex.
+    """
+    listed: list[ListedArray] = []
+    with path.open("rb") as file:
+        for array in _scan(path, file):
+            listed += _list_cells(path, array) if array.class_name == "cell" else [array]
+    return listed
+
+
+def read_struct(path: Path, name: str) -> dict[str, Any]:
+    """Read the fields of the (first element of the) struct `name`."""
+    value = scipy.io.loadmat(path, variable_names=[name], appendmat=False)[name]
+    first = np.asarray(value).ravel()[0]
+    return {field: first[field] for field in first.dtype.names or ()}
+
+
+@dataclass(frozen=True)
+class MatlabV5Frames:
+    """Gives frames of a variable; the format has no access to single frames, so it is read whole and the last one kept.
+
+    Attributes:
+        path: The file.
+        name: The variable, as "IQ" or "IQData{1}".
+        order: Its axes in MATLAB's order.
+    """
+
+    path: Path
+    name: str
+    order: AxisOrder
+
+    def __call__(self, start: int, stop: int) -> Frames:
+        """Give frames start ... stop - 1."""
+        with reading(self.path, as_format="MATLAB v5"):
+            samples = _load(self.path, self.name, self.path.stat().st_mtime_ns)
+            return np.array(self.order.arrange(samples[self.order.time_slice(start, stop)]))
+
+
+def _scan(path: Path, file: IO[bytes]) -> Iterator[ListedArray]:
+    """Go from element to element, unpacking no more than the header of each."""
+    header = file.read(FILE_HEADER_BYTES)
+    order = "<" if header[126:128] == b"IM" else ">"
+    end = path.stat().st_size
+    position = FILE_HEADER_BYTES
+    while position < end:
+        file.seek(position)
+        kind, n_bytes = struct.unpack(f"{order}II", file.read(8))
+        require_bytes(path, as_format="MATLAB v5", n_bytes=position + 8 + n_bytes)
+        start = file.read(min(n_bytes, ARRAY_HEADER_BYTES))
+        if kind == MI_COMPRESSED:
+            start = zlib.decompressobj().decompress(start, ARRAY_HEADER_BYTES)[8:]
+        array = _parse_array_header(start, order)
+        if array.name:
+            yield array
+        position += 8 + n_bytes
+
+
+def _parse_array_header(content: bytes, order: str) -> ListedArray:
+    """Read flags, dimensions and name, the first three parts of a matrix element."""
+    flags = struct.unpack_from(f"{order}I", content, 8)[0]
+    n_bytes = struct.unpack_from(f"{order}I", content, 20)[0]
+    shape = struct.unpack_from(f"{order}{n_bytes // 4}i", content, 24)
+    position = 24 + -(-n_bytes // 8) * 8
+    first, second = struct.unpack_from(f"{order}II", content, position)
+    # A name of up to 4 letters is packed into its tag: its length in the upper half of the first word.
+    length, position = (first >> 16, position + 4) if first >> 16 else (second, position + 8)
+    name = content[position : position + length].decode("latin-1")
+    return ListedArray(name, tuple(shape), bool(flags & COMPLEX_FLAG), CLASS_NAMES.get(flags & 0xFF, "other"))
+
+
+def _list_cells(path: Path, cell: ListedArray) -> list[ListedArray]:
+    """List the arrays in a cell, which must be read for that."""
+    cells = np.asarray(_load_variable(path, cell.name)).ravel(order="F")
+    arrays = [np.asarray(value) for value in cells]
+    return [
+        ListedArray(f"{cell.name}{{{number}}}", array.shape, array.dtype.kind == "c", str(array.dtype))
+        for number, array in enumerate(arrays, start=1)
+    ]
+
+
+def _load_variable(path: Path, name: str) -> Any:
+    """Load one variable. `mat_dtype` is never passed: it casts complex numbers to real ones."""
+    return scipy.io.loadmat(path, variable_names=[name], appendmat=False)[name]
+
+
+@functools.lru_cache(maxsize=1)
+def _load(path: Path, name: str, changed: int) -> NDArray[np.generic]:
+    """Load an array or NAME{k} as complex64; the last one is kept, until the file changes."""
+    variable, _, number = name.partition("{")
+    value = _load_variable(path, variable)
+    if number:
+        value = np.asarray(value).ravel(order="F")[int(number.rstrip("}")) - 1]
+    return np.asarray(value).astype(np.complex64)
