@@ -8,7 +8,7 @@ from sparse_ulm.mapping import figure as figure_module
 from sparse_ulm.mapping.figure import FALSE, FOUND, MISSED, display_norm, save_projections
 from sparse_ulm.mapping.figure_layout import lay_out, scale_bar_mm
 
-WORDS = {"title": "Phantom", "label": "Microbubble density", "unit": "blocks per voxel"}
+WORDS = {"title": "Phantom", "label": "Microbubble density (blocks per voxel)"}
 
 
 def grid(voxel_size_mm=(0.05, 0.08, 0.1), origin_mm=(-1.0, -2.0, 3.0)):

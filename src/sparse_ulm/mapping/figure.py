@@ -43,7 +43,6 @@ def save_projections(
     *,
     title: str,
     label: str,
-    unit: str,
     truth: Int[np.ndarray, "m xyz=3"] | None = None,
 ) -> None:
     """Save maximum-intensity projections of a map as PNG: x–z, y–z and x–y; only x–z for a 2D recording.
@@ -54,8 +53,7 @@ def save_projections(
         geometry: Grid of the map; axes are in its scanner millimetres, depth downwards. On an oblique grid, where no
             scanner coordinate is constant along a picture's edge, millimetres count from the first voxel's centre.
         title: Headline.
-        label: What the colour means, as "Microbubble density".
-        unit: Its unit, as "blocks per voxel".
+        label: What the colour means, with its unit, as "Microbubble density (blocks per voxel)".
         truth: Voxels of the true map, to add a row that shows what was found, missed and false.
     """
     layout = lay_out(density.shape, geometry, n_rows=1 if truth is None else 2)
@@ -67,10 +65,10 @@ def save_projections(
         picture = _fit_pixels(_project(density, plane), layout.size_inch(plane))
         _show(figure.add_axes(layout.picture_box(0, column)), picture, plane, layout, norm=norm, cmap=COLOUR_MAP)
     _add_scale_bar(figure.axes[0], layout)
-    _add_colour_bar(figure, layout, norm, f"{label} ({unit})", _project(density, layout.planes[0]))
+    _add_colour_bar(figure, layout, norm, label, _project(density, layout.planes[0]))
     if truth is not None:
         _add_comparison(figure, layout, density, truth)
-    _add_words(figure, layout, title, saturated=float(norm(largest * 0.9)) == 1.0)
+    _add_words(figure, layout, title, saturated=float(norm.vmax or 1.0) < largest)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DOTS_PER_INCH, format="png")
 
