@@ -56,9 +56,9 @@ def fold_range(spatial_range: SpatialRange, column: int) -> tuple[int, ...]:
 def to_torchsparse(x: SparseTensor) -> Any:
     """Give `x` as a `torchsparse.SparseTensor` in the space layout, coords (b*T + t, x, y, z).
 
-    Rows and features are those of `x`. Beside TorchSparse's attributes the tensor has `n_frames` (T) and `frame_stride`,
-    which `from_torchsparse` reads. TorchSparse's layers drop both, `torchsparse.cat` and `sparse_collate` the range as
-    well; `sparse_collate` cannot batch it, as it wants coordinates without a batch column.
+    Rows and features are those of `x`. Beside TorchSparse's attributes the tensor has `n_frames` (T) and
+    `frame_stride`, which `from_torchsparse` reads. TorchSparse's layers drop both, `torchsparse.cat` the range as well;
+    `sparse_collate` cannot batch it, as it wants coordinates without a batch column.
     """
     folded = importlib.import_module("torchsparse").SparseTensor(
         feats=x.feats,
