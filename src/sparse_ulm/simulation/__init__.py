@@ -1,5 +1,6 @@
 """Simulated recordings with known truth: vessels, flow, imaging, noise and tissue."""
 
+from sparse_ulm.simulation.generate import draw_synthetic_tree, write_recordings
 from sparse_ulm.simulation.growth import grow_vessel_tree
 from sparse_ulm.simulation.parameters import ParameterRanges, RecordingParameters, SimulationError, draw_parameters
 from sparse_ulm.simulation.recording import SimulatedRecording, simulate_recording
@@ -15,8 +16,10 @@ __all__ = [
     "VesselError",
     "VesselTree",
     "draw_parameters",
+    "draw_synthetic_tree",
     "grow_vessel_tree",
     "read_swc",
     "simulate_recording",
+    "write_recordings",
     "write_swc",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 from sparse_ulm.errors import UserError
 
 Range = tuple[float, float]
+N_ABERRATION_MODES = 6
 SOUND_SPEED_M_S = 1540.0
 """Sound speed of every simulated recording, stated in its sidecar."""
 
@@ -59,25 +60,45 @@ class ParameterRanges:
     demodulated: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn.
+        """Turn the lists of a config into tuples, one number into a fixed range, and refuse what cannot be drawn.
 
         Raises:
             SimulationError: If a range runs backwards, or a count or share is impossible.
         """
+        self._settle_types()
         for f in fields(self):
             value = getattr(self, f.name)
-            if str(f.type) == "Range" and not (len(value) == 2 and 0 <= value[0] <= value[1]):
+            if f.type is Range and not 0.0 <= value[0] <= value[1] < np.inf:
                 raise SimulationError(
                     f"{f.name} is {value}; wanted [least, most], from 0 up. Correct it in the config."
                 )
-            if f.name.endswith("_share") and not isinstance(value, tuple) and not 0.0 <= value <= 1.0:
-                raise SimulationError(f"{f.name} is {value}; wanted 0 to 1. Correct it in the config.")
+            if f.type is float and not 0.0 <= value <= 1.0:
+                raise SimulationError(f"{f.name} is {value}; wanted a share from 0 to 1. Correct it in the config.")
+        for name in ("transmit_frequency_hz", "frame_rate_hz", "lateral_voxel_wavelengths", "axial_voxel_wavelengths"):
+            if getattr(self, name)[0] == 0.0:
+                raise SimulationError(f"{name} starts at 0; wanted more than 0. Correct it in the config.")
         if len(self.grid_size) != 3 or min(self.grid_size) < 1 or self.n_frames < 1:
             raise SimulationError(
                 f"grid_size {self.grid_size} and n_frames {self.n_frames}; wanted three sizes and a count from 1 up."
             )
         if self.n_bubbles is not None and self.n_bubbles < 0:
             raise SimulationError(f"n_bubbles is {self.n_bubbles}; wanted 0 or more, or null for a concentration.")
+
+    def _settle_types(self) -> None:
+        """Configs give lists and whole numbers."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            try:
+                if f.type is Range:
+                    low, high = value if isinstance(value, list | tuple) else (value, value)
+                    value = (float(low), float(high))
+                elif f.type is float:
+                    value = float(value)
+                elif f.name == "grid_size":
+                    value = tuple(int(v) for v in value)
+            except (TypeError, ValueError):
+                raise SimulationError(f"{f.name} is {value!r}; wanted numbers as in configs/simulate.yaml.") from None
+            object.__setattr__(self, f.name, value)
 
 
 @dataclass(frozen=True)
@@ -108,6 +129,7 @@ class RecordingParameters:
     aperture_m: float
     edge_wave_gain: float
     burst_share: float
+    aberration_rad: tuple[float, ...]
     lateral_position_m: tuple[float, float]
     n_plane_waves: int
     white_noise_share: float
@@ -175,7 +197,8 @@ def draw_parameters(rng: np.random.Generator, ranges: ParameterRanges) -> Record
         pitch_wavelengths=_uniform(rng, (0.8, 2.5)),
         aperture_m=_uniform(rng, (6e-3, 10e-3)),
         edge_wave_gain=_uniform(rng, (0.0, 1.0)),
-        burst_share=_uniform(rng, (0.0, 0.9)),
+        burst_share=_uniform(rng, (0.0, 0.6)),
+        aberration_rad=_aberration(rng),
         lateral_position_m=(3e-3 * signs[4], 3e-3 * signs[5]),
         n_plane_waves=int(rng.choice([1, 3, 5])),
         white_noise_share=_uniform(rng, ranges.white_noise_share),
@@ -205,6 +228,14 @@ def _log_uniform(rng: np.random.Generator, bounds: Range) -> float:
     share = rng.uniform()
     low, high = bounds
     return float(low * (high / low) ** share) if low > 0 else float(high * share)
+
+
+def _aberration(rng: np.random.Generator) -> tuple[float, ...]:
+    """Weights of the phase screen's modes, for a phase of 0 to 45 degrees rms over the aperture."""
+    weights = rng.normal(size=N_ABERRATION_MODES)
+    # Each mode is a product of cosines of mean square 1/2 or 1/4; 0.35 stands for both.
+    rms = np.sqrt(0.35 * (weights**2).sum())
+    return tuple(float(w) for w in weights * rng.uniform(0.0, np.pi / 4.0) / rms)
 
 
 def _motion(rng: np.random.Generator) -> tuple[float, float, float]:

@@ -136,6 +136,7 @@ def _matrix_array(parameters: RecordingParameters) -> Psf:
         f_number=parameters.f_number,
         edge_wave_gain=parameters.edge_wave_gain,
         tilts_rad=angles[: parameters.n_plane_waves],
+        aberration_rad=np.asarray(parameters.aberration_rad),
         attenuation_db_m_hz=ATTENUATION_DB_M_HZ,
         sound_speed_m_s=parameters.sound_speed_m_s,
     )
