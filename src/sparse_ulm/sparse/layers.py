@@ -6,11 +6,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sparse_ulm.errors import UserError
+from sparse_ulm.sparse import loops
 from sparse_ulm.sparse.engines import get_engine
 from sparse_ulm.sparse.keys import site_keys
-from sparse_ulm.sparse.taps import Quad, tap_digits
+from sparse_ulm.sparse.taps import Quad, is_odd, tap_digits
 from sparse_ulm.sparse.tensor import SparseTensor, SpatialRange, divided_stride
 
 
@@ -169,11 +171,13 @@ class GenerativeUpsample(_Convolution):
 def _children(x: SparseTensor, factor: Quad) -> tuple[Tensor, Tensor, SpatialRange]:
     """Give the children's coordinates in key order, the order parent-by-tap -> key order, and the finer range."""
     extent = cast(SpatialRange, tuple(c * f for c, f in zip(x.spatial_range, (1, *factor), strict=True)))
-    digits = tap_digits(factor).to(x.device, torch.int32)
-    shifts = torch.nn.functional.pad(digits, (1, 0))
+    shifts = functional.pad(tap_digits(factor).to(x.device, torch.int32), (1, 0))
     scale = torch.tensor((1, *factor), dtype=torch.int32, device=x.device)
     children = (x.coords[:, None] * scale + shifts).view(-1, shifts.shape[1])
-    order = torch.argsort(site_keys(children, extent))
+    if x.device.type == "cpu" and not is_odd(factor):
+        order = loops.children_order(x.coords, factor)
+    else:
+        order = torch.argsort(site_keys(children, extent))
     return children[order], order, extent
 
 

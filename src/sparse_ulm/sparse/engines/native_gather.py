@@ -10,8 +10,12 @@ from torch.autograd.function import once_differentiable
 
 from sparse_ulm.sparse import loops
 
-_BLOCK_BYTES = 1 << 20
-"""Size of a block of gathered columns: a part of one core's second-level cache, so that the product reads it there."""
+_BLOCK_BYTES = 1 << 21
+"""Size of a block of gathered columns: it stays in the cache between gather and product, and overhead is small."""
+
+_NARROW = 16
+"""Below so many output channels the product is two to four times faster with channels as rows (measured, 1 core)."""
+
 
 _COMPILED_TYPES = (torch.float32, torch.float64)
 
@@ -83,17 +87,25 @@ def _convolve(feats: Tensor, kernel: Tensor, table: Tensor) -> Tensor:
     result = feats.new_empty((table.shape[0], kernel.shape[2]))
     source = _Columns(feats.detach(), table)
     for start, rows in source.blocks:
-        torch.mm(source.gather(rows), matrix, out=result[start : start + rows.shape[0]])
+        _product(source.gather(rows), matrix, result[start : start + rows.shape[0]])
     return result
+
+
+def _product(columns: Tensor, matrix: Tensor, result: Tensor) -> None:
+    """Write columns @ matrix into `result`."""
+    if 1 < matrix.shape[1] < _NARROW:
+        result.copy_((matrix.t() @ columns.t()).t())
+    else:
+        torch.mm(columns, matrix, out=result)
 
 
 def _kernel_gradient(feats: Tensor, grad: Tensor, table: Tensor) -> Tensor:
     """Kernel gradient from gathered inputs: cheaper where the input has few channels and needs no gradient itself."""
     source = _Columns(feats.detach(), table)
-    total = feats.new_zeros((table.shape[1] * feats.shape[1], grad.shape[1]))
+    total = feats.new_zeros((grad.shape[1], table.shape[1] * feats.shape[1]))
     for start, rows in source.blocks:
-        total.addmm_(source.gather(rows).t(), grad[start : start + rows.shape[0]])
-    return total.view(table.shape[1], feats.shape[1], grad.shape[1])
+        total.addmm_(grad[start : start + rows.shape[0]].t(), source.gather(rows))
+    return total.t().reshape(table.shape[1], feats.shape[1], grad.shape[1])
 
 
 def _both_gradients(
@@ -110,6 +122,6 @@ def _both_gradients(
         stop = start + rows.shape[0]
         total.addmm_(feats[start:stop].t(), columns)
         if grad_feats is not None:
-            torch.mm(columns, matrix, out=grad_feats[start:stop])
+            _product(columns, matrix, grad_feats[start:stop])
     # Column k of the gathered gradient belongs to the mirrored tap of the kernel.
     return grad_feats, total.view(inputs, taps, outputs).transpose(0, 1).flip(0).contiguous()
