@@ -25,8 +25,8 @@ CHUNK_BYTES = 1 << 26
 CLIPPED_SHARE_WARNING = 1.0e-3
 """Our choice: one sample in a thousand at the very end of the range is no longer chance."""
 
-MAX_VOXEL_WAVELENGTHS = 1.0
-"""Our choice: bubbles are about a wavelength wide, so a coarser grid undersamples them."""
+MAX_VOXEL_WAVELENGTHS = 1.5
+"""Our choice: bubbles are one to two wavelengths wide, so a coarser grid undersamples them."""
 
 
 @dataclass
@@ -56,6 +56,11 @@ class SampleStatistics:
         """Share of samples at an extreme value of their real or imaginary part, besides the one that sets it."""
         beyond_first = sum(count - 1 for _, count in self.extremes.values())
         return beyond_first / self.n_samples if self.n_samples else 0.0
+
+    @property
+    def amplitude_range(self) -> tuple[float, float]:
+        """Smallest and largest magnitude of the finite samples; (0, 0) if there are none."""
+        return min(self.lowest_amplitude, self.highest_amplitude), self.highest_amplitude
 
     @property
     def mean_amplitude(self) -> float:
@@ -112,6 +117,7 @@ def describe(acquisition: Acquisition, statistics: SampleStatistics) -> dict[str
     return {
         "name": acquisition.name,
         "path": str(acquisition.path),
+        "format": acquisition.details["format"],
         "content": acquisition.content,
         "shape": list(acquisition.shape),
         "voxel_size_mm": _rounded(voxel_size_m / METRES_PER_MM),
@@ -124,7 +130,7 @@ def describe(acquisition: Acquisition, statistics: SampleStatistics) -> dict[str
         "duration_s": acquisition.n_frames / geometry.frame_rate_hz,
         "n_not_finite": statistics.n_not_finite,
         "clipped_share": statistics.clipped_share,
-        "amplitude_range": [statistics.lowest_amplitude, statistics.highest_amplitude],
+        "amplitude_range": statistics.amplitude_range,
         "amplitude_mean": statistics.mean_amplitude,
         **acquisition.details,
     }

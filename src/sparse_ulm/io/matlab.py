@@ -128,7 +128,7 @@ def _notes(grid: Fields, shape: Sequence[int], sources: dict[str, str]) -> list[
     notes = []
     if sources["voxel size along y"] == LAYOUT_NAME:
         notes.append(
-            "2D: the elevation extent is not stated; y is shown as thick as the step along x, for display only"
+            "2D without an elevation extent: y is shown as thick as the step along x, for display only"
         )
     size = np.ravel(grid.get("Size", [])).tolist()
     if size and any(a != b for a, b in zip(size, shape[:-1], strict=False)):

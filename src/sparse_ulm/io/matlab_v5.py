@@ -5,8 +5,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -73,7 +74,7 @@ class MatlabV5Frames:
             return np.array(self.order.arrange(samples[self.order.time_slice(start, stop)]))
 
 
-def _scan(path: Path, file: IO[bytes]) -> Iterator[ListedArray]:
+def _scan(path: Path, file: BufferedIOBase) -> Iterator[ListedArray]:
     """Go from element to element, unpacking no more than the header of each."""
     header = file.read(FILE_HEADER_BYTES)
     order = "<" if header[126:128] == b"IM" else ">"

@@ -123,7 +123,8 @@ class _NiftiFrames:
     def __call__(self, start: int, stop: int) -> Frames:
         with reading(self.path, as_format="NIfTI"):
             samples = np.asanyarray(self._open()[STORED_AXES.time_slice(start, stop)])
-            return STORED_AXES.arrange(samples)
+            # nibabel gives read-only views of the bytes it read; torch wants memory of its own
+            return np.require(STORED_AXES.arrange(samples), requirements="W")
 
     def _open(self) -> ArrayProxy:
         """Give this process's proxy: a handle inherited by fork would share its position with the parent's."""

@@ -3,8 +3,9 @@
 import functools
 import zipfile
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Complex
@@ -175,7 +176,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
     return _StoredArray(stored.member, stored.shape, stored.dtype, stored.fortran_order, start + (stored.offset or 0))
 
 
-def _read_array_header(path: Path, file: IO[bytes], *, member: str | None) -> _StoredArray:
+def _read_array_header(path: Path, file: BufferedIOBase, *, member: str | None) -> _StoredArray:
     """Read shape, dtype and order of an array, and the offset of its samples from the start of its header."""
     if file.read(6) != npy_format.MAGIC_PREFIX:
         raise RecordingError(
