@@ -41,6 +41,12 @@ def test_a_segment_fills_the_voxels_between_frames_and_a_gap_does_not():
     assert apart.tolist() == [[4, 4, 4], [8, 4, 4], [16, 4, 4]]
 
 
+def test_bubbles_without_a_known_track_are_not_joined():
+    position = np.array([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    voxels = trajectory_voxels(position, np.full(2, -1), np.array([0, 1]), factor=FACTOR, shape=SHAPE)
+    assert voxels[:, 0].tolist() == [4, 8]
+
+
 def test_frames_cut_the_path_at_midpoints():
     position = np.array([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]])  # corners 4 and 8: the midpoint is 6
     arguments = (position, np.zeros(2, int), np.array([10, 11]))

@@ -42,7 +42,7 @@ def trajectory_voxels(
     Args:
         truth_position_voxel: Positions in voxels of the recording's grid, from the centre of its first voxel; rows in
             any order. Bubbles may be outside the grid: what lies outside is clipped.
-        track_id: Bubble of each row.
+        track_id: Bubble of each row; negative where it is not known, which leaves its positions unjoined.
         frame: Frame of each row.
         factor: Refinement per axis, (8, 8, 8) in 3D and (8, 1, 8) in 2D; (1, 1, 1) for positions that are already in
             voxels of the map.
@@ -81,7 +81,7 @@ def trajectory_sites(
 
     Args:
         truth_position_voxel: As in `trajectory_voxels`.
-        track_id: Bubble of each row.
+        track_id: Bubble of each row; negative where it is not known.
         frame: Frame of each row.
         factor: Refinement of the finest grid per axis.
         shape: (x, y, z) of the finest grid.
@@ -140,7 +140,7 @@ def _sample(
     The end of a segment is the first sample of the next row, so it is left out here.
     """
     move = np.zeros_like(corner)
-    joined = (track_id[1:] == track_id[:-1]) & (frame[1:] == frame[:-1] + 1)
+    joined = (track_id[1:] == track_id[:-1]) & (track_id[1:] >= 0) & (frame[1:] == frame[:-1] + 1)
     move[:-1][joined] = (corner[1:] - corner[:-1])[joined]
     n_samples = np.maximum(1, np.ceil(np.linalg.norm(move, axis=1) / SAMPLE_STEP).astype(np.int64))
     row = np.repeat(np.arange(len(corner)), n_samples)
