@@ -133,6 +133,8 @@ def _add_gaussians(frames, frame, centre, echo, voxel, sigma, tilt, carrier, rea
     _, n_x, n_y, n_z = frames.shape
     # A tilted ridge reaches further along z than its own width.
     reach_z = reach_sigmas * (sigma[2] + abs(tilt[0]) * sigma[0] + abs(tilt[1]) * sigma[1])
+    step_z = voxel[2] / sigma[2]
+    ratio_step = np.exp(-step_z * step_z)
     for row in range(len(frame)):
         x0, x1 = _window(centre[row, 0], reach_sigmas * sigma[0], voxel[0], n_x)
         y0, y1 = _window(centre[row, 1], reach_sigmas * sigma[1], voxel[1], n_y)
@@ -150,9 +152,14 @@ def _add_gaussians(frames, frame, centre, echo, voxel, sigma, tilt, carrier, rea
                 lateral = (dx / sigma[0]) ** 2 + (dy / sigma[1]) ** 2
                 phasor_xy = echo[row] * phasor_x[x - x0] * phasor_y[y - y0]
                 ridge = tilt[0] * dx + tilt[1] * dy
+                dz = (z0 * voxel[2] - centre[row, 2] - ridge) / sigma[2]
+                # From sample to sample a Gaussian changes by a factor that itself changes by a constant factor.
+                value = np.exp(-0.5 * (lateral + dz * dz))
+                ratio = np.exp(-step_z * (dz + 0.5 * step_z))
                 for z in range(z0, z1):
-                    dz = (z * voxel[2] - centre[row, 2] - ridge) / sigma[2]
-                    volume[x, y, z] += np.exp(-0.5 * (lateral + dz * dz)) * phasor_xy * phasor_z[z - z0]
+                    volume[x, y, z] += value * phasor_xy * phasor_z[z - z0]
+                    value *= ratio
+                    ratio *= ratio_step
 
 
 @njit(cache=True)

@@ -116,29 +116,34 @@ def _crossings(matrix, offset, local, parent, low, high):
     """Copy, segment and share along it of each crossing into the box."""
     copies, segments, shares = [0][:0], [0][:0], [0.0][:0]
     n = len(local)
+    placed = np.empty((n, 3))
+    inside = np.empty(n, dtype=np.bool_)
     for copy in range(len(matrix)):
-        placed = local @ matrix[copy].T + offset[copy]
-        inside = np.empty(n, dtype=np.bool_)
+        m = matrix[copy]
         for i in range(n):
-            inside[i] = (placed[i] >= low).all() and (placed[i] <= high).all()
+            inside[i] = True
+            for a in range(3):
+                at = m[a, 0] * local[i, 0] + m[a, 1] * local[i, 1] + m[a, 2] * local[i, 2] + offset[copy, a]
+                placed[i, a] = at
+                inside[i] &= low[a] <= at <= high[a]
         for i in range(n):
-            if not inside[i] or parent[i] < 0:
-                continue
             up = parent[i]
-            if inside[up] and parent[up] >= 0:
+            if not inside[i] or up < 0 or (inside[up] and parent[up] >= 0):
                 continue
-            outside_share, inside_share = 0.0, 1.0
-            if inside[up]:
-                inside_share = 0.0
-            else:
-                for _ in range(30):
-                    share = 0.5 * (outside_share + inside_share)
-                    middle = placed[up] + share * (placed[i] - placed[up])
-                    if (middle >= low).all() and (middle <= high).all():
-                        inside_share = share
-                    else:
-                        outside_share = share
             copies.append(copy)
             segments.append(i)
-            shares.append(inside_share)
+            shares.append(0.0 if inside[up] else _entry(placed[up], placed[i], low, high))
     return np.array(copies), np.array(segments), np.array(shares)
+
+
+@njit(cache=True)
+def _entry(start, end, low, high):
+    """Share along a segment, from outside to inside, at which it enters the box."""
+    share = 0.0
+    for a in range(3):
+        way = end[a] - start[a]
+        if start[a] < low[a]:
+            share = max(share, (low[a] - start[a]) / way)
+        elif start[a] > high[a]:
+            share = max(share, (high[a] - start[a]) / way)
+    return min(share, 1.0)
