@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tell_tale import tell_tale
 
 from sparse_ulm.acquisition import Geometry
 
@@ -16,13 +17,6 @@ SIDECAR = {
     "UltrasoundTransmitFrequency": 7.7e6,
     "BeamformingSoundVelocity": 1540.0,
 }
-
-
-def tell_tale(n_x: int, n_y: int, n_z: int, n_t: int) -> np.ndarray:
-    """complex64 (x, y, z, t) with real part x + 10 y + 100 z + 1000 t + 1, imaginary part its negative half."""
-    x, y, z, t = np.indices((n_x, n_y, n_z, n_t))
-    real = x + 10 * y + 100 * z + 1000 * t + 1
-    return (real - 0.5j * real).astype(np.complex64)
 
 
 @pytest.fixture

@@ -23,9 +23,14 @@ def test_file_appears_under_its_name_only_when_done(tmp_path):
 def test_error_keeps_the_old_file_and_removes_the_new(tmp_path):
     target = tmp_path / "map.nii"
     target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["map.nii"]
 
