@@ -85,8 +85,8 @@ def test_flat_grids_are_native(make, spatial_range) -> None:
 
 
 def test_factorised_network_is_native(make) -> None:
-    """Every layout and kernel at one level after another, the 5-tap kernel only after striding (stale table)."""
-    sizes = [(3, 3, 3, 1), (1, 1, 1, 3), (1, 1, 1, 5), (3, 1, 1, 1)]
+    """Both layouts at one level, with a kernel first used after striding: TorchSparse holds another table then."""
+    sizes = [(3, 3, 3, 1), (1, 1, 1, 3), (5, 3, 1, 1), (3, 1, 1, 1)]
     first, time, late, low = (SubmanifoldConv(c, 4, size) for c, size in zip((3, 4, 8, 4), sizes, strict=True))
     down, up = StridedConv(4, 4, (2, 2, 2, 1)), TransposedConv(4, 4, (2, 2, 2, 1))
 
@@ -198,10 +198,14 @@ def test_tf32_only_where_torch_has_it(make, monkeypatch, precision, capability, 
     assert backends.allow_tf32 is expected
 
 
-def test_global_settings_of_the_library_are_left_alone(make) -> None:
+def test_global_settings_of_the_library_do_not_matter_and_are_left_alone(make, monkeypatch) -> None:
     config = importlib.import_module("torchsparse.nn.functional").conv_config.get_default_conv_config()
+    monkeypatch.setitem(config, "kmap_mode", "hashmap")
     before = dict(config.items())
-    engine.submanifold(make(), torch.ones(3, 3, 3, device=make().device), None, (3, 1, 1, 1))
+    x, kernel = make(), torch.ones(4, 3, 3, device=make().device)
+    ours, native = (StridedConv(3, 3, (1, 1, 1, 4)).to(x.device) for _ in range(2))
+    ours.kernel.data = native.kernel.data = kernel
+    assert relative(ours(x.with_engine("torchsparse")).feats, native(x).feats) < TOLERANCE
     assert dict(config.items()) == before
 
 
