@@ -35,8 +35,13 @@ class Dataflow(Enum):
 class Config(dict):
     """A dictionary whose entries are attributes as well."""
 
-    __getattr__ = dict.__getitem__
     __setattr__ = dict.__setitem__
+
+    def __getattr__(self, name: str):
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
 
     def copy(self) -> "Config":
         return Config(self)
