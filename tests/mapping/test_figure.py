@@ -78,6 +78,27 @@ def test_all_pictures_share_one_physical_scale(voxel_size_mm):
         assert 0 < bottom < bottom + h < 1
 
 
+@pytest.mark.parametrize("flip_x", [False, True])
+def test_a_voxel_is_drawn_where_its_axes_say(tmp_path, drawn, flip_x):
+    # A bright block around voxel (6, 4, 20) of 30 x 20 x 25: its pixels in the saved file must lie at its millimetres.
+    density = np.zeros((30, 20, 25), np.float32)
+    density[5:8, 3:6, 19:22] = 5
+    geometry = grid()
+    if flip_x:
+        matrix = geometry.matrix_m
+        matrix[0, 0] *= -1
+        geometry = Geometry(as_rows(matrix), 1000.0, 15e6, 1540.0)
+    save_projections(tmp_path / "map.png", density, geometry, **WORDS)
+    saved = imread(tmp_path / "map.png")
+    centre_mm = geometry.to_scanner_m(np.array([[6.0, 4.0, 20.0]]))[0] * 1e3
+    for axes, plane in zip(drawn[0].axes[:3], ((0, 2), (1, 2), (0, 1)), strict=True):
+        x, y = axes.transData.transform(centre_mm[list(plane)])
+        assert saved[len(saved) - 1 - round(y), round(x), :3].tolist() == [1, 1, 1]  # the brightest of "hot"
+        box = axes.get_window_extent()
+        inside = saved[::-1][int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)]
+        assert np.mean(inside[..., 2] > 0.9) < 0.1
+
+
 def test_a_2d_recording_gets_one_picture(tmp_path, drawn):
     save_projections(tmp_path / "map.png", np.ones((30, 1, 25), np.float32), grid(), **WORDS)
     assert [axes.get_title() for axes in drawn[0].axes] == ["x–z", ""]  # and the colour bar
