@@ -7,6 +7,7 @@ from typing import Any
 from sparse_ulm.acquisition import Acquisition, block_ranges
 from sparse_ulm.errors import RecordingError
 from sparse_ulm.io import find_recordings, open_recordings, read_correlation_truth
+from sparse_ulm.io.names import split_group
 from sparse_ulm.io.truth import Truth, read_truth
 
 BlockItem = dict[str, Any]
@@ -43,8 +44,8 @@ class RecordingBlocks(Sequence[BlockItem]):
         self._items: list[BlockItem] | None = None
 
     def __len__(self) -> int:
-        """Return the number of blocks; 0 while the folder does not exist."""
-        if self._items is None and not self.dataset_dir.exists():
+        """Return the number of blocks; 0 while the folder does not exist or is empty."""
+        if self._items is None and not self._has_recordings():
             return 0
         return len(self._listed())
 
@@ -62,15 +63,21 @@ class RecordingBlocks(Sequence[BlockItem]):
         Raises:
             RecordingError: If the folder is missing or holds no recording.
         """
-        if not self.dataset_dir.exists():
+        if not self._exists():
             raise RecordingError(
                 f"dataset_dir {self.dataset_dir} does not exist; wanted a folder of recordings or one recording. "
                 "Pass --dataset_dir."
             )
-        if not self._listed():
-            raise RecordingError(
-                f"dataset_dir {self.dataset_dir} holds no recording; wanted .nii(.gz), .npy, .npz, .mat or .h5 files."
-            )
+        self._listed()
+
+    def _exists(self) -> bool:
+        return split_group(self.dataset_dir)[0].exists()
+
+    def _has_recordings(self) -> bool:
+        try:
+            return bool(find_recordings(self.dataset_dir))
+        except RecordingError:
+            return False
 
     def _listed(self) -> list[BlockItem]:
         if self._items is None:

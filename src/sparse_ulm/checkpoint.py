@@ -29,10 +29,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "or --weights, or train with configs/train.yaml."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(f"weights {path} cannot be read ({reason}); wanted a checkpoint of train.yaml.") from None
+    if not isinstance(checkpoint, dict):
+        raise WeightsError(f"weights {path} hold a {type(checkpoint).__name__}; wanted a checkpoint of train.yaml.")
+    return checkpoint
 
 
 def load_weights(network: torch.nn.Module, path: str | Path) -> None:
@@ -43,6 +46,8 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
     """
     checkpoint = read_checkpoint(path)
     weights = checkpoint.get("model", checkpoint)
+    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+        raise WeightsError(f"weights {path} hold other things than tensors; wanted a checkpoint of train.yaml.")
     own = network.state_dict()
     missing = sorted(own.keys() - weights.keys())
     extra = sorted(weights.keys() - own.keys())

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
@@ -40,7 +40,16 @@ class _SparseDecollate:
 
 
 class SparseTrainer(_SparseDecollate, SupervisedTrainer):
-    """MONAI's supervised trainer for sparse batches."""
+    """MONAI's supervised trainer for sparse batches; tells its loader the epoch, where that wants to know."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Make MONAI's trainer; the arguments are its own."""
+        super().__init__(*args, **kwargs)
+        self.add_event_handler(Events.EPOCH_STARTED, self._announce_epoch)
+
+    def _announce_epoch(self) -> None:
+        if hasattr(self.data_loader, "set_epoch"):
+            self.data_loader.set_epoch(self.state.epoch)
 
     def run(self) -> None:  # type: ignore[override]
         """Train; refuse an empty data set first."""

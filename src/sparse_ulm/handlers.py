@@ -129,6 +129,32 @@ class LoadWeights:
         load_weights(self.network, self.path)
 
 
+class LazySummaryWriter:
+    """TensorBoard writer that makes its file when the first value comes; one serves the trainer and the evaluator.
+
+    MONAI's handlers make theirs when the config is parsed, so that a run refused for its data, or a config that is
+    only inspected, left an output folder behind.
+
+    Args:
+        log_dir: Folder of the event file.
+    """
+
+    def __init__(self, log_dir: str | Path) -> None:
+        """Keep the folder; nothing is written."""
+        self.log_dir = log_dir
+        self._writer: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Hand everything to torch's writer, made on first use."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(log_dir=str(self.log_dir))
+        return getattr(self._writer, name)
+
+
 class MapDice(Metric):
     """Dice of the final maps pooled over all validation blocks: voxel exact, or within a tenth of the wavelength.
 

@@ -15,7 +15,10 @@ class SparseInferer(Inferer):
     def __call__(
         self, inputs: Any, network: torch.nn.Module, *args: Any, **kwargs: Any
     ) -> TrajectoryMapOutput | torch.Tensor:
-        """Call the network; an empty sparse batch is answered without it, by an empty map."""
-        if isinstance(inputs, SparseTensor) and len(inputs.coords) == 0:
+        """Call the network; an empty sparse batch is answered without it, by an empty map, except in training.
+
+        Training needs a loss with a gradient from every batch, and the native engine gives one without a site.
+        """
+        if isinstance(inputs, SparseTensor) and len(inputs) == 0 and not network.training:
             return TrajectoryMapOutput((), None)
         return network(inputs, *args, **kwargs)

@@ -11,9 +11,9 @@ from monai.transforms import MapTransform, Randomizable
 
 from sparse_ulm import psf as psf_module
 from sparse_ulm.acquisition import Acquisition
+from sparse_ulm.blocks import truth_of
 from sparse_ulm.clutter import remove_tissue
 from sparse_ulm.errors import UserError
-from sparse_ulm.blocks import truth_of
 from sparse_ulm.io import open_recording
 from sparse_ulm.mapping.truth_map import trajectory_sites
 from sparse_ulm.sparse import SparseTensor
@@ -242,12 +242,11 @@ class RandomMirrord(Randomizable, MapTransform):
         coords = image.coords.clone()
         x, y, _, t = image.spatial_range[1:]
         extents = (d["shape"][0], d["shape"][1], t)
-        for flip, column, extent, fine in zip(
-            flips, (1, 2, 4), extents, (*self.scale[:2], 1 / self.slot_frames), strict=True
-        ):
+        fine_extents = (extents[0] * self.scale[0], extents[1] * self.scale[1], t // self.slot_frames)
+        for flip, column, extent, fine_extent in zip(flips, (1, 2, 4), extents, fine_extents, strict=True):
             if flip:
                 coords[:, column] = extent - 1 - coords[:, column]
-                label[:, column - 1] = int(extent * fine) - 1 - label[:, column - 1]
+                label[:, column - 1] = fine_extent - 1 - label[:, column - 1]
         if x == y and d["shape"][0] == d["shape"][1] and self.R.rand() < 0.5:
             coords[:, [1, 2]] = coords[:, [2, 1]]
             label[:, [0, 1]] = label[:, [1, 0]]

@@ -5,8 +5,8 @@ Configs call `prepare_run` first in their `initialize` list.
 
 import logging
 import os
+import re
 import sys
-import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,19 +22,29 @@ RUN_ARGUMENTS = {
 }  # fmt: skip
 """Options of `monai.bundle run` itself (MONAI 1.6)."""
 
+TRACKING_KEYS = {"experiment_name", "is_not_rank0", "run_name", "save_execute_config", "tracking_uri"}
+"""Keys that `--tracking mlflow` puts into a config (MONAI 1.6), and that may be given beside it."""
+
+COMPONENT_KEYS = {"_desc_", "_disabled_", "_mode_", "_requires_"}
+"""Keys that MONAI knows below every `_target_`, whether they stand there or not."""
+
 
 def prepare_run() -> None:
     """Refuse unknown options of the command line and make errors readable.
 
+    Acts on `python -m monai.bundle ...` alone: a program that uses our configs as a library keeps its own error
+    handling and its own command line.
+
     Raises:
         UserError: If an option of `python -m monai.bundle run` names no key of the configs.
     """
+    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return
     sys.excepthook = one_line_errors
-    logging.getLogger("ignite").addFilter(_drop_user_errors)
-    # 1.6 warns on every run that configs are code (GHSA-873f-pvrv-4x83); these are ours.
-    warnings.filterwarnings("ignore", message=".*untrusted.*")
-    if Path(sys.argv[0]).parent.name == "bundle":
-        check_overrides(sys.argv[1:])
+    # On the handlers: a filter on the logger "ignite" would not see the records of the loggers below it.
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_drop_user_errors)
+    check_overrides(sys.argv[1:])
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
@@ -56,8 +66,8 @@ def one_line_errors(kind: type[BaseException], error: BaseException, traceback: 
 
 
 def _drop_user_errors(record: logging.LogRecord) -> bool:
-    """Keep ignite from printing a mistake a second time."""
-    return not isinstance(sys.exc_info()[1], UserError)
+    """Keep ignite and MONAI from logging a mistake that is printed as one line at the end."""
+    return record.levelno < logging.ERROR or find_user_error(sys.exc_info()[1]) is None
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -69,13 +79,16 @@ def check_overrides(arguments: Sequence[str]) -> None:
     Raises:
         UserError: For the first unknown key, with the nearest known one.
     """
-    names = [a.removeprefix("--").split("=")[0] for a in arguments if a.startswith("--")]
+    # Fire also takes "-key value"; "-0.5" is a value.
+    names = [a.lstrip("-").split("=")[0] for a in arguments if re.match(r"--|-[A-Za-z_]", a)]
     known = {key for path in _config_files(arguments) for key in _keys(yaml.safe_load(path.read_text()))}
     for name in names:
         key = name.replace("::", "#").lstrip("+")
+        above, _, last = key.rpartition("#")
         if name in RUN_ARGUMENTS or not known or key in known:
             continue
-        # A list's items and a component's arguments may be set below a known key.
+        if (name in TRACKING_KEYS and "tracking" in names) or (last in COMPONENT_KEYS and f"{above}#_target_" in known):
+            continue
         near = get_close_matches(key, sorted(known), n=1)
         hint = f"; did you mean --{near[0]}?" if near else "."
         raise UserError(f"unknown option --{name}: no key of that name stands in the config{hint}")
