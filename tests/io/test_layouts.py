@@ -3,7 +3,9 @@
 import gzip
 import itertools
 import multiprocessing
+import os
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 import scipy.io
 
 from sparse_ulm.acquisition import Acquisition, Geometry
-from sparse_ulm.io import open_recording
+from sparse_ulm.io import open_recording, save_recording
 
 WAVELENGTH_MM = 1540.0 / 7.7e3
 STRUCTS = {
@@ -97,13 +99,17 @@ def test_reading_gives_its_own_memory(written, frames):
     np.testing.assert_array_equal(acquisition.frames(2, 4), frames[..., 2:4])
 
 
-def test_worker_processes_read_the_same_frames(written, frames):
-    acquisition = open_recording(written)
-    acquisition.frames(0, 1)  # opens what stays open, so that the workers inherit it
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        parts = pool.starmap(acquisition.read, [(t, t + 1) for t in range(8)])
-    np.testing.assert_array_equal(np.concatenate(parts, axis=3), frames)
-    np.testing.assert_array_equal(acquisition.frames(1, 2), frames[..., 1:2])
+def test_forked_workers_do_not_disturb_what_is_open(tmp_path, geometry):
+    rng = np.random.default_rng(5)
+    noise = (rng.normal(size=(32, 32, 16, 12)) + 1j).astype(np.complex64)  # longer than what gzip buffers
+    save_recording(tmp_path / "a.nii.gz", noise, geometry)
+    acquisition = open_recording(tmp_path / "a.nii.gz")
+    acquisition.frames(0, 1)  # opens the stream that a forked worker inherits
+    worker = multiprocessing.get_context("fork").Process(target=lambda: acquisition.frames(5, 12))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    np.testing.assert_array_equal(acquisition.frames(6, 12), noise[..., 6:])
 
 
 def test_readers_can_be_sent_to_spawned_workers(written, frames):
@@ -204,11 +210,34 @@ def test_gzip_blocks_in_order_cost_one_pass(tmp_path, frames, write_sidecar_of, 
     write_nifti(tmp_path / "a.nii.gz", frames)
     write_sidecar_of(tmp_path / "a.nii.gz")
     acquisition = open_recording(tmp_path / "a.nii.gz")
-    rewinds = []
-    monkeypatch.setattr(gzip.GzipFile, "rewind", lambda self: rewinds.append(1))
+    opened = []
+    open_stream = gzip.GzipFile.__init__
+    monkeypatch.setattr(
+        gzip.GzipFile, "__init__", lambda self, *args, **kwargs: opened.append(1) or open_stream(self, *args, **kwargs)
+    )
     for start in range(8):
         acquisition.frames(start, start + 1)
-    assert not rewinds
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("name", ["v6.mat", "v7.mat", "small.npz"])
+def test_whole_file_formats_hold_one_recording_in_memory_and_notice_a_new_one(tmp_path, geometry, name):
+    paths = [tmp_path / f"{number}" / name for number in range(5)]
+    samples = np.ones((32, 32, 32, 4), np.complex64)
+    for path in paths:
+        path.parent.mkdir()
+        WRITERS[name](path, samples)
+    options = {"voxel_size_mm": (0.1, 0.2, 0.05), "frame_rate_hz": 800.0, "transmit_frequency_hz": 7.7e6}
+    tracemalloc.start()
+    opened = [open_recording(path, **options, sound_speed_m_s=1540.0) for path in paths]
+    for acquisition in opened:
+        acquisition.frames(0, 1)
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held_bytes < 3 * samples.nbytes
+    WRITERS[name](paths[-1], 2 * samples)
+    os.utime(paths[-1], ns=(1, 1))
+    np.testing.assert_array_equal(opened[-1].frames(0, 4), 2 * samples)
 
 
 def test_geometry_of_metadata_free_matlab_comes_from_sidecar_or_options(tmp_path, frames, geometry, write_sidecar_of):
