@@ -8,21 +8,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_ulm.networks.trajectory_map import TrajectoryMapOutput, probability_of
-from sparse_ulm.sparse import SparseTensor
+from sparse_ulm.sparse import SparseTensor, as_sparse_tensor
 
 VoxelProbabilities = Float[Tensor, "n xyzp=4"]
 """Rows (x, y, z, probability) of one block on the super-resolved grid."""
 
 
-def join_samples(samples: Sequence[SparseTensor]) -> SparseTensor:
+def join_samples(samples: Sequence[Any]) -> SparseTensor:
     """Join samples into a batch, in order; the range is the largest of theirs on every axis.
 
     Engines' own collate functions derive the batch size from the coordinates, so that an empty sample vanishes; this
     one keeps it.
 
     Args:
-        samples: Sparse tensors of batch size 1 with equal channels.
+        samples: Sparse tensors of batch size 1 with equal channels, ours or TorchSparse's.
     """
+    samples = [as_sparse_tensor(sample) for sample in samples]
     spatial_range = tuple(max(sizes) for sizes in zip(*(s.spatial_range[1:] for s in samples), strict=True))
     coords = torch.cat([sample.coords for sample in samples])
     coords[:, 0] = torch.repeat_interleave(

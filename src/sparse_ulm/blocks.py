@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparse_ulm.acquisition import Acquisition, block_ranges
 from sparse_ulm.errors import RecordingError
 from sparse_ulm.io import find_recordings, open_recordings, read_correlation_truth
@@ -103,7 +105,7 @@ def truth_of(acquisition: Acquisition) -> Truth:
         RecordingError: If there is none.
     """
     if acquisition.content == "correlation":
-        return read_correlation_truth(acquisition)
+        return _stored_truth(acquisition)
     path = acquisition.path.with_name(f"{acquisition.name}_truth.csv")
     if not path.exists():
         raise RecordingError(
@@ -111,3 +113,15 @@ def truth_of(acquisition: Acquisition) -> Truth:
             "with their truth (configs/simulate.yaml writes both)."
         )
     return read_truth(path, acquisition.geometry)
+
+
+def _stored_truth(acquisition: Acquisition) -> Truth:
+    """Read the truth of a training HDF5's group."""
+    track_id, frame, position_voxel = read_correlation_truth(
+        acquisition.path, acquisition.details["group"], acquisition.geometry
+    )
+    # Rows without a track are bubbles of their own: with one number for all, neighbours in time would be joined.
+    track_id = np.where(track_id < 0, -1 - np.arange(len(track_id)), track_id)
+    if acquisition.spatial_dims == 2:
+        position_voxel[:, 1] = 0.0  # the method's 2D set is a projection along y
+    return Truth(track_id, frame, position_voxel)

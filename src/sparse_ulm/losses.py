@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sparse_ulm.networks.trajectory_map import TrajectoryMapOutput
 from sparse_ulm.sparse import SparseTensor
-from sparse_ulm.sparse.keys import site_keys
+from sparse_ulm.sparse.keys import keys_to_coords, site_keys
 
 TruthSites = Int32[Tensor, "n bxyzs=5"]
 """Rows (sample, x, y, z, slot) on the super-resolved grid that a trajectory visits; slots of `slot_frames` frames."""
@@ -71,7 +71,15 @@ def is_in(
 def floor_sites(sites: TruthSites, stride: list[int]) -> TruthSites:
     """Divide x, y and z by `stride`, rounding down, and drop the repeated rows."""
     divisor = torch.tensor([1, *stride, 1], dtype=sites.dtype, device=sites.device)
-    return torch.unique(sites // divisor, dim=0)
+    return unique_sites(sites // divisor)
+
+
+def unique_sites(sites: Int32[Tensor, "n columns"]) -> Int32[Tensor, "m columns"]:
+    """Sort rows and drop repeats, by way of their keys: many times faster than `torch.unique` over rows."""
+    if len(sites) == 0:
+        return sites
+    extent = [int(size) + 1 for size in sites.amax(dim=0)]
+    return keys_to_coords(torch.unique(site_keys(sites, extent)), extent)
 
 
 def dilate_sites(sites: TruthSites, spatial_range: tuple[int, ...]) -> TruthSites:
@@ -83,4 +91,4 @@ def dilate_sites(sites: TruthSites, spatial_range: tuple[int, ...]) -> TruthSite
     size = torch.tensor(spatial_range[1:4], dtype=sites.dtype, device=sites.device)
     inside = ((spatial >= 0) & (spatial < size)).all(dim=1)
     grown = torch.cat([rest[:, :1], spatial, rest[:, 1:]], dim=1)[inside]
-    return torch.unique(grown, dim=0)
+    return unique_sites(grown.int())

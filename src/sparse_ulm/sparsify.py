@@ -21,25 +21,28 @@ KeptMask = Bool[Tensor, "x y z t"]
 
 N_FEATURES: dict[str, int] = {"complex": 2, "magnitude_and_complex": 4}
 
-NOISE_QUANTILE = 0.2
+NOISE_QUANTILE = 0.05
 
 
 def measure_noise_rms(block: IqBlock) -> float:
     """Measure the rms of complex Gaussian noise in a block that also holds bubbles.
 
     |noise|^2 is exponentially distributed with mean rms^2, so its q-quantile is -rms^2 ln(1 - q). A low quantile is
-    used because bubbles only ever fill the upper part of the distribution: with half the voxels occupied the estimate
-    is 1.5 times too high, with a tenth of them 1.06 times.
+    used because bubbles only ever fill the upper part of the distribution. Samples of exactly zero are left out: they
+    are masked sectors, not noise.
 
     Returns:
-        RMS of |noise|, in the block's units; 0 for a block without noise.
+        RMS of |noise|, in the block's units; 0 for a block of zeros.
 
     Source: our choice, because the median is already occupied by bubbles at high concentration.
     """
     power = (block.real**2 + block.imag**2).flatten()
     stride = max(1, power.numel() // 1_000_000)  # torch.quantile refuses more than 16 million values
-    quantile = float(torch.quantile(power[::stride], NOISE_QUANTILE))
-    return math.sqrt(quantile / -math.log(1.0 - NOISE_QUANTILE))
+    power = power[::stride]
+    power = power[power > 0]
+    if len(power) == 0:
+        return 0.0
+    return math.sqrt(float(torch.quantile(power, NOISE_QUANTILE)) / -math.log(1.0 - NOISE_QUANTILE))
 
 
 def keep_by_noise(block: IqBlock, *, noise_factor: float, noise_rms: float, floor_db: float) -> KeptMask:

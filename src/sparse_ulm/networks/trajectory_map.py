@@ -8,7 +8,9 @@ What differs from the released code, and why: heads are supervised at their true
 half of it, which teaches pruning to discard real tracks); kernels are factorised by default (30 taps for 81).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -24,6 +26,7 @@ from sparse_ulm.sparse import (
     SparseTensor,
     SubmanifoldConv,
     TransposedConv,
+    as_sparse_tensor,
     concatenate,
     from_dense,
     prune,
@@ -74,7 +77,8 @@ class TrajectoryMapNet(nn.Module):
         spatial_dims: 3, or 2 for recordings one voxel thick along y, whose y axis is then never refined.
         in_channels: Features per site (`sparsify.N_FEATURES`).
         encoder_widths: Channels at spatial strides 1, 2 and 4.
-        refine_widths: Channels on the grids refined by 2, 4 and 8.
+        refine_widths: Channels on the input's grid once time is pooled, and on the grids refined by 2, 4 and 8. The
+            first is wider than the encoder's, since a voxel's features there hold the trajectories inside it.
         temporal_strides: Pooling in time at the two downsamplings and before the refinements; their product is the
             number of frames in one temporal slot.
         variant: "plain": only the final map is trained. "deep_supervision": heads are trained too. "pruning": heads
@@ -82,6 +86,8 @@ class TrajectoryMapNet(nn.Module):
             (`set_phase`).
         keep_probability: Site pruning keeps sites whose head probability exceeds this; in (0, 1). The released code
             has 0.5; lower loses fewer tracks and costs more sites.
+        max_kept_sites: Site pruning keeps at most so many sites per block, the likeliest: a bound on time and memory
+            while heads are untrained, and on recordings that are not sparse.
         kernel: "factorised" or "hypercubic" (`SpaceTimeConv`).
         engine: "auto", "native" or "torchsparse".
 
@@ -94,11 +100,12 @@ class TrajectoryMapNet(nn.Module):
         *,
         spatial_dims: int = 3,
         in_channels: int = 4,
-        encoder_widths: tuple[int, int, int] | list[int] = (16, 24, 32),
-        refine_widths: tuple[int, int, int] | list[int] = (16, 12, 8),
-        temporal_strides: tuple[int, int, int] | list[int] = (4, 4, 2),
+        encoder_widths: Sequence[int] = (8, 16, 32),
+        refine_widths: Sequence[int] = (32, 24, 16, 8),
+        temporal_strides: Sequence[int] = (4, 4, 2),
         variant: Variant = "pruning",
         keep_probability: float = 0.2,
+        max_kept_sites: int = 100_000,
         kernel: KernelKind = "factorised",
         engine: str = "auto",
     ) -> None:
@@ -111,6 +118,7 @@ class TrajectoryMapNet(nn.Module):
         self.has_heads = variant != "plain"
         self.prunes_sites = variant in ("pruning", "cascade")
         self.keep_probability = keep_probability
+        self.max_kept_sites = max_kept_sites
         self.temporal_strides = tuple(temporal_strides)
         self.engine = resolve_engine(engine)
         self.phase = N_REFINEMENTS
@@ -123,6 +131,7 @@ class TrajectoryMapNet(nn.Module):
             )
 
         w0, w1, w2 = encoder_widths
+        width = refine_widths[0]
         pool_1, pool_2, pool_3 = temporal_strides
         self.stem = SpaceTimeConv(in_channels, w0, spatial_dims=spatial_dims, temporal_taps=3, kernel=kernel)
         self.encode_0 = residual(w0, 1, 3)
@@ -136,22 +145,21 @@ class TrajectoryMapNet(nn.Module):
         self.decode_1 = residual(w1, 1, 3)
         self.skip_0 = MaxPool((1, 1, 1, pool_1 * pool_2))
         self.up_0 = TransposedConv(w1, w0, (*double, 1))
-        self.merge_0 = pointwise(2 * w0, w0)
-        self.decode_0 = residual(w0, 1, 3)
+        self.merge_0 = pointwise(2 * w0, width)
+        self.decode_0 = residual(width, 1, 3)
         self.pool_time = MaxPool((1, 1, 1, pool_3))
-        self.before_refinement = residual(w0, 1, 3)
+        self.before_refinement = residual(width, 1, 3)
 
-        widths = (w0, *refine_widths)
         head_taps = (3, 3 if spatial_dims == 3 else 1, 3, 1)
         self.heads = nn.ModuleList(
-            SubmanifoldConv(width, 1, head_taps, bias=True) for width in widths[:-1] if self.has_heads
+            SubmanifoldConv(channels, 1, head_taps, bias=True) for channels in refine_widths[:-1] if self.has_heads
         )
         self.refinements = nn.ModuleList(
             RefinementBlock(coarse, fine, factor=double, dims=spatial_dims, kernel=kernel)
-            for coarse, fine in zip(widths[:-1], widths[1:], strict=True)
+            for coarse, fine in pairwise(refine_widths)
         )
-        self.last = residual(widths[-1], 1, 1)
-        self.to_logit = SubmanifoldConv(widths[-1], 1, (1, 1, 1, 1), bias=True)
+        self.last = residual(refine_widths[-1], 1, 1)
+        self.to_logit = SubmanifoldConv(refine_widths[-1], 1, (1, 1, 1, 1), bias=True)
 
     @property
     def slot_frames(self) -> int:
@@ -195,7 +203,7 @@ class TrajectoryMapNet(nn.Module):
 
     def encode(self, x: SparseTensor) -> SparseTensor:
         """Run the V-net: features at the input's spatial grid, one temporal slot per `slot_frames`."""
-        x = x.with_engine(self.engine)
+        x = as_sparse_tensor(x).with_engine(self.engine)
         level_0 = self.encode_0(self.stem(x))
         level_1 = self.encode_1(self.down_1(level_0))
         level_2 = self.encode_2(self.down_2(level_1))
@@ -224,6 +232,11 @@ class TrajectoryMapNet(nn.Module):
         """Choose the sites to keep; the likeliest one where none passes (Rauby et al., released code)."""
         probability = logits.feats.detach()[:, 0].sigmoid()
         kept = probability > self.keep_probability
+        budget = self.max_kept_sites * logits.batch_size
+        if int(kept.sum()) > budget:
+            # Stable: sites of equal probability are kept in key order, the same ones every time.
+            order = torch.sort(probability, descending=True, stable=True).indices
+            kept = torch.zeros_like(kept).index_fill_(0, order[:budget], True)
         if len(kept) and not bool(kept.any()):
             kept = probability == probability.max()
         return kept
@@ -245,22 +258,22 @@ class TrajectoryMapNet(nn.Module):
 
 def _check_sizes(
     spatial_dims: int,
-    encoder_widths: tuple[int, ...] | list[int],
-    refine_widths: tuple[int, ...] | list[int],
-    temporal_strides: tuple[int, ...] | list[int],
+    encoder_widths: Sequence[int],
+    refine_widths: Sequence[int],
+    temporal_strides: Sequence[int],
     variant: str,
     keep_probability: float,
 ) -> None:
     """Refuse sizes that the architecture has no place for."""
     if spatial_dims not in (2, 3):
         raise UserError(f"spatial_dims is {spatial_dims}; wanted 2 or 3.")
-    for name, sizes in (
-        ("encoder_widths", encoder_widths),
-        ("refine_widths", refine_widths),
-        ("temporal_strides", temporal_strides),
+    for name, sizes, count in (
+        ("encoder_widths", encoder_widths, 3),
+        ("refine_widths", refine_widths, N_REFINEMENTS + 1),
+        ("temporal_strides", temporal_strides, 3),
     ):
-        if len(sizes) != 3 or any(int(size) != size or size < 1 for size in sizes):
-            raise UserError(f"{name} is {list(sizes)}; wanted three positive integers.")
+        if len(sizes) != count or any(int(size) != size or size < 1 for size in sizes):
+            raise UserError(f"{name} is {list(sizes)}; wanted {count} positive integers.")
     if variant not in ("plain", "deep_supervision", "pruning", "cascade"):
         raise UserError(f"variant is {variant!r}; wanted plain, deep_supervision, pruning or cascade.")
     if not 0.0 < keep_probability < 1.0:

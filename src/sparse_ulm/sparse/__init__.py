@@ -7,7 +7,7 @@ from sparse_ulm.sparse.normalisation import BatchNorm
 from sparse_ulm.sparse.pooling import MaxPool, pool_sites
 from sparse_ulm.sparse.sites import concatenate, from_dense, prune, to_dense, union
 from sparse_ulm.sparse.taps import tap_offsets
-from sparse_ulm.sparse.tensor import SparseTensor
+from sparse_ulm.sparse.tensor import SparseTensor, as_sparse_tensor
 
 __all__ = [
     "BatchNorm",
@@ -17,6 +17,7 @@ __all__ = [
     "StridedConv",
     "SubmanifoldConv",
     "TransposedConv",
+    "as_sparse_tensor",
     "concatenate",
     "find_rows",
     "from_dense",

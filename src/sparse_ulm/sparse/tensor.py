@@ -170,6 +170,15 @@ class SparseTensor:
         return SparseTensor.trusted(**{name: changes.get(name, getattr(self, name)) for name in self.__slots__})
 
 
+def as_sparse_tensor(x: Any) -> SparseTensor:
+    """Take our tensor as it is, and a torchsparse.SparseTensor made by `ToSparseTensord` back into ours."""
+    if isinstance(x, SparseTensor):
+        return x
+    from sparse_ulm.sparse.engines.torchsparse_engine import from_torchsparse
+
+    return from_torchsparse(x)
+
+
 def _rebuilt(*values: Any) -> SparseTensor:
     """Undo `SparseTensor.__reduce__`."""
     return SparseTensor.trusted(**dict(zip(SparseTensor.__slots__, values, strict=True)))
