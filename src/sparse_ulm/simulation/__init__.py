@@ -2,7 +2,13 @@
 
 from sparse_ulm.simulation.generate import draw_synthetic_tree, write_recordings
 from sparse_ulm.simulation.growth import grow_vessel_tree
-from sparse_ulm.simulation.parameters import ParameterRanges, RecordingParameters, SimulationError, draw_parameters
+from sparse_ulm.simulation.parameters import (
+    ParameterRanges,
+    RecordingParameters,
+    SimulationError,
+    draw_parameters,
+    parameter_ranges,
+)
 from sparse_ulm.simulation.recording import SimulatedRecording, simulate_recording
 from sparse_ulm.simulation.tracks import Tracks
 from sparse_ulm.simulation.vessels import VesselError, VesselTree, read_swc, write_swc
@@ -18,6 +24,7 @@ __all__ = [
     "draw_parameters",
     "draw_synthetic_tree",
     "grow_vessel_tree",
+    "parameter_ranges",
     "read_swc",
     "simulate_recording",
     "write_recordings",

@@ -1,6 +1,7 @@
 """Blood flow through a vessel tree: how fast, how much, and the way one bubble takes."""
 
 from dataclasses import dataclass
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -193,6 +194,7 @@ def follow(
 
 
 @njit(cache=True)
+@no_type_check
 def _transit(segment, profile, slowest, fastest, length, mean_speed):
     """Seconds that a bubble of this profile factor needs for a segment."""
     speed = min(max(mean_speed[segment] * profile, slowest), fastest)
@@ -200,6 +202,7 @@ def _transit(segment, profile, slowest, fastest, length, mean_speed):
 
 
 @njit(cache=True)
+@no_type_check
 def _way(
     segment, share, time_from, time_to, profile, slowest, fastest, choices,
     parent, length, mean_speed, flux, first_child, children,
@@ -241,6 +244,7 @@ def _way(
 
 
 @njit(cache=True)
+@no_type_check
 def _lane(nodes, lane, direction, positions, radius):
     """Positions along the way, moved off the axis in a direction carried along without twisting."""
     n = len(nodes)

@@ -7,6 +7,7 @@ deliver them; `remove_carrier` takes the nominal one out.
 """
 
 from dataclasses import dataclass
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Complex64, Float
@@ -114,6 +115,7 @@ def remove_carrier(frames: Frames, geometry: Geometry) -> Frames:
 
 
 @njit(cache=True)
+@no_type_check
 def _phasors(carrier, voxel, first, last, centre):
     """exp(j q (r - r_m)) along one axis, for voxels first ... last - 1."""
     out = np.empty(max(last - first, 0), dtype=np.complex128)
@@ -123,12 +125,14 @@ def _phasors(carrier, voxel, first, last, centre):
 
 
 @njit(cache=True)
+@no_type_check
 def _window(centre, reach, voxel, n):
     """Voxels within reach of a centre, cut to the grid."""
     return max(0, int(np.ceil((centre - reach) / voxel))), min(n, int(np.floor((centre + reach) / voxel)) + 1)
 
 
 @njit(cache=True)
+@no_type_check
 def _add_gaussians(frames, frame, centre, echo, voxel, sigma, tilt, carrier, reach_sigmas):
     _, n_x, n_y, n_z = frames.shape
     # A tilted ridge reaches further along z than its own width.
@@ -163,6 +167,7 @@ def _add_gaussians(frames, frame, centre, echo, voxel, sigma, tilt, carrier, rea
 
 
 @njit(cache=True)
+@no_type_check
 def _add_tables(frames, frame, centre, echo, voxel, envelope, step, carrier):
     _, n_x, n_y, n_z = frames.shape
     p_x, p_y, p_z = envelope.shape

@@ -16,7 +16,7 @@ def baseband_response(psf: Psf, shape: tuple[int, int, int], geometry: Geometry)
 
     The carrier is left out as it is often beyond the grid's Nyquist frequency: shifts by phase ramps need baseband.
     """
-    middle = (np.asarray(shape) - 1) // 2
+    middle = ((np.asarray(shape) - 1) // 2).astype(np.float64)
     centre_m = geometry.to_scanner_m(middle[None])
     one = Tracks(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), centre_m, np.ones(1), np.zeros(1))
     image = render(one, psf, shape, 1, geometry)[..., 0]

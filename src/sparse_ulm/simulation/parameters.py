@@ -1,7 +1,7 @@
 """What varies from recording to recording, and between which bounds."""
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import Field, dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
@@ -60,45 +60,60 @@ class ParameterRanges:
     demodulated: bool = False
 
     def __post_init__(self) -> None:
-        """Turn the lists of a config into tuples, one number into a fixed range, and refuse what cannot be drawn.
+        """Refuse what cannot be drawn.
 
         Raises:
             SimulationError: If a range runs backwards, or a count or share is impossible.
         """
-        self._settle_types()
         for f in fields(self):
             value = getattr(self, f.name)
             if f.type is Range and not 0.0 <= value[0] <= value[1] < np.inf:
-                raise SimulationError(
-                    f"{f.name} is {value}; wanted [least, most], from 0 up. Correct it in the config."
-                )
+                raise SimulationError(f"{f.name} is {value}; wanted [least, most], from 0 up. Correct it.")
             if f.type is float and not 0.0 <= value <= 1.0:
-                raise SimulationError(f"{f.name} is {value}; wanted a share from 0 to 1. Correct it in the config.")
+                raise SimulationError(f"{f.name} is {value}; wanted a share from 0 to 1. Correct it.")
         for name in ("transmit_frequency_hz", "frame_rate_hz", "lateral_voxel_wavelengths", "axial_voxel_wavelengths"):
             if getattr(self, name)[0] == 0.0:
-                raise SimulationError(f"{name} starts at 0; wanted more than 0. Correct it in the config.")
-        if len(self.grid_size) != 3 or min(self.grid_size) < 1 or self.n_frames < 1:
+                raise SimulationError(f"{name} starts at 0; wanted more than 0. Correct it.")
+        if min(self.grid_size) < 1 or self.n_frames < 1:
             raise SimulationError(
-                f"grid_size {self.grid_size} and n_frames {self.n_frames}; wanted three sizes and a count from 1 up."
+                f"grid_size is {self.grid_size} and n_frames {self.n_frames}; wanted at least 1 of each. Correct them."
             )
         if self.n_bubbles is not None and self.n_bubbles < 0:
             raise SimulationError(f"n_bubbles is {self.n_bubbles}; wanted 0 or more, or null for a concentration.")
 
-    def _settle_types(self) -> None:
-        """Configs give lists and whole numbers."""
-        for f in fields(self):
-            value = getattr(self, f.name)
+
+def parameter_ranges(**values: Any) -> ParameterRanges:
+    """Make the ranges of a config, whose values are lists and plain numbers.
+
+    Args:
+        values: Keys of `ParameterRanges`: [least, most] or one number for a range, a list of three for the grid.
+
+    Raises:
+        SimulationError: If a value is not of that form, or `ParameterRanges` refuses it.
+    """
+    settled = {}
+    for f in fields(ParameterRanges):
+        if f.name in values:
             try:
-                if f.type is Range:
-                    low, high = value if isinstance(value, list | tuple) else (value, value)
-                    value = (float(low), float(high))
-                elif f.type is float:
-                    value = float(value)
-                elif f.name == "grid_size":
-                    value = tuple(int(v) for v in value)
-            except (TypeError, ValueError):
-                raise SimulationError(f"{f.name} is {value!r}; wanted numbers as in configs/simulate.yaml.") from None
-            object.__setattr__(self, f.name, value)
+                settled[f.name] = _settled(f, values.pop(f.name))
+            except (TypeError, ValueError) as error:
+                raise SimulationError(f"{f.name}: {error}; wanted numbers as in configs/simulate.yaml.") from None
+    if values:
+        raise SimulationError(f"{', '.join(values)}: no such range; wanted keys of section 2 of configs/simulate.yaml.")
+    return ParameterRanges(**settled)
+
+
+def _settled(f: Field[Any], value: Any) -> Any:
+    """One value in the type of its field."""
+    if f.type is Range:
+        low, high = value if isinstance(value, list | tuple) else (value, value)
+        return float(low), float(high)
+    if f.type is float:
+        return float(value)
+    if f.name == "grid_size":
+        x, y, z = (int(v) for v in value)
+        return x, y, z
+    return value
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Copies of a vessel tree, turned at random, that fill a box; and where their vessels enter it."""
 
 from dataclasses import dataclass
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -9,6 +10,12 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from sparse_ulm.simulation.flow import FlowField
+
+SPACING = 0.85
+"""Lattice step over the mean width of the tree."""
+
+JITTER = 0.25
+"""Greatest shift of a copy off the lattice, in steps, along each axis."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,10 @@ class Placement:
 
 
 def fill_box(field: FlowField, box: Box, rng: np.random.Generator, *, turn: bool = True) -> Placement:
-    """Fill a box with randomly turned, mirrored and shifted copies of a tree, on a lattice as wide as the tree.
+    """Fill a box with randomly turned, mirrored and shifted copies of a tree, on a jittered lattice.
 
-    A tree larger than the box is cropped to a random part; a smaller one is repeated. Neighbours touch but are
-    not joined: bubbles end at the rim of a copy as they do at a leaf.
+    A tree larger than the box is cropped to a random part; a smaller one is repeated. Neighbours overlap a
+    little, as turned cubes leave gaps, but are not joined: bubbles end at the rim of a copy as they do at a leaf.
 
     Args:
         field: The tree with its flow.
@@ -72,11 +79,11 @@ def fill_box(field: FlowField, box: Box, rng: np.random.Generator, *, turn: bool
     centre = 0.5 * (low + high)
     if not turn:
         return Placement(np.eye(3)[None], centre[None], centre)
-    width = float(np.cbrt(np.prod(np.maximum(high - low, 0.05 * np.max(high - low)))))
+    width = SPACING * float(np.cbrt(np.prod(np.maximum(high - low, 0.05 * np.max(high - low)))))
     first = box.low_m - rng.uniform(0.0, 1.0, size=3) * width
     counts = np.ceil((box.high_m - first) / width).astype(int) + 1
     lattice = np.stack(np.meshgrid(*(np.arange(n) for n in counts), indexing="ij"), axis=-1).reshape(-1, 3)
-    offset = first + lattice * width
+    offset = first + (lattice + rng.uniform(-JITTER, JITTER, size=lattice.shape)) * width
     matrix = Rotation.from_quat(rng.normal(size=(len(offset), 4))).as_matrix()
     matrix[:, 0] *= rng.choice([-1.0, 1.0], size=(len(offset), 1))
     reach = 0.5 * float(np.linalg.norm(high - low))
@@ -112,6 +119,7 @@ def find_inlets(field: FlowField, placement: Placement, box: Box) -> Inlets:
 
 
 @njit(cache=True)
+@no_type_check
 def _crossings(matrix, offset, local, parent, low, high):
     """Copy, segment and share along it of each crossing into the box."""
     copies, segments, shares = [0][:0], [0][:0], [0.0][:0]
@@ -137,6 +145,7 @@ def _crossings(matrix, offset, local, parent, low, high):
 
 
 @njit(cache=True)
+@no_type_check
 def _entry(start, end, low, high):
     """Share along a segment, from outside to inside, at which it enters the box."""
     share = 0.0

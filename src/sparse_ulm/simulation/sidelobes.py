@@ -11,6 +11,7 @@ we tabulate h_e once in time, which gives the same sum some twenty times faster.
 """
 
 from dataclasses import dataclass
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Complex, Float
@@ -255,6 +256,7 @@ def _half_way(line: Float[np.ndarray, " n"]) -> float:
 
 
 @njit(cache=True)
+@no_type_check
 def _sum_elements(table, x_m, y_m, z_m, bubble, elements, pulses, time_step, slowness, per_speed):
     """Add h_e at the delay of every voxel relative to the bubble's; elements outermost keeps each pulse in cache."""
     half = pulses.shape[1] // 2

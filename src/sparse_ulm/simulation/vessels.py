@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -161,7 +162,7 @@ def write_swc(path: str | Path, tree: VesselTree) -> None:
         for i in range(tree.n_nodes):
             x, y, z = tree.positions_m[i] / METRES_PER_UM
             radius = tree.radius_m[i] / METRES_PER_UM
-            file.write(f"{i} {BLOOD_VESSEL_TYPE} {x:.9g} {y:.9g} {z:.9g} {radius:.9g} {tree.parent[i]}\n")
+            file.write(f"{i} {BLOOD_VESSEL_TYPE} {x:.12g} {y:.12g} {z:.12g} {radius:.12g} {tree.parent[i]}\n")
     os.replace(temporary, path)
 
 
@@ -187,6 +188,7 @@ def smoothed(tree: VesselTree, passes: int = 8) -> VesselTree:
 
 
 @njit(cache=True)
+@no_type_check
 def sum_downstream(leaf_value: NDArray[np.float64], parent: NDArray[np.int64]) -> NDArray[np.float64]:
     """Add each node's value to all its ancestors: (n,) sums over the subtree, so that flux is conserved."""
     total = leaf_value.copy()
