@@ -139,9 +139,12 @@ def test_nifti_without_voxel_size_is_not_taken_as_one_millimetre(tmp_path, frame
     refuses(tmp_path / "rec.nii", "voxel size missing")
 
 
-def test_nifti_frame_interval_without_a_time_unit_says_nothing(tmp_path, frames):
-    save_nifti(tmp_path / "rec.nii", frames, seconds=1.0, unit="unknown")
+@pytest.mark.parametrize(("interval", "unit"), [(0.00125, "unknown"), (1.0, "unknown"), (1.0, "sec"), (0.0, "sec")])
+def test_nifti_frame_interval_that_nobody_set_says_nothing(tmp_path, frames, write_sidecar_of, interval, unit):
+    save_nifti(tmp_path / "rec.nii", frames, seconds=interval, unit=unit)
     refuses(tmp_path / "rec.nii", "frame rate missing")
+    write_sidecar_of(tmp_path / "rec.nii", Origin=None)
+    assert open_recording(tmp_path / "rec.nii").geometry.frame_rate_hz == 800.0
 
 
 @pytest.mark.parametrize(

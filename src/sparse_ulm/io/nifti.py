@@ -33,6 +33,9 @@ MM_PER_UNIT = {"meter": 1.0e3, "mm": 1.0, "micron": 1.0e-3, "unknown": 1.0}
 """Unknown spatial units are millimetres, as nibabel, ITK and FSL read them."""
 
 SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1.0e-3, "usec": 1.0e-6}
+UNSET_INTERVAL_S = 1.0
+"""What nibabel and ITK put in pixdim[4] when nobody sets it, so it states nothing; no bubbles are imaged at 1 Hz."""
+
 MAX_DESCRIPTION = 79
 """The `descrip` field has 80 bytes with its closing zero."""
 
@@ -160,7 +163,8 @@ def _state_header(path: Path, header: Header) -> list[Statement]:
     mm_per_unit = MM_PER_UNIT[space_unit]
     size = [shortest(length) * mm_per_unit or None for length in np.abs(header["pixdim"][1:4])]
     interval_s = shortest(header["pixdim"][4]) * SECONDS_PER_UNIT.get(time_unit, 0.0)
-    frame_rate_hz = float(f"{1.0 / interval_s:.7g}") if interval_s else None
+    is_stated = interval_s not in (0.0, UNSET_INTERVAL_S)
+    frame_rate_hz = float(f"{1.0 / interval_s:.7g}") if is_stated else None
     pixdim = Statement(f"pixdim of {path.name}", (size[0], size[1], size[2]), frame_rate_hz=frame_rate_hz)
     form = "sform" if header["sform_code"] > 0 else "qform"
     if header[f"{form}_code"] <= 0:

@@ -5,7 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from jaxtyping import Complex
@@ -176,7 +176,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
     return _StoredArray(stored.member, stored.shape, stored.dtype, stored.fortran_order, start + (stored.offset or 0))
 
 
-def _read_array_header(path: Path, file: BufferedIOBase, *, member: str | None) -> _StoredArray:
+def _read_array_header(path: Path, file: BufferedIOBase | IO[bytes], *, member: str | None) -> _StoredArray:
     """Read shape, dtype and order of an array, and the offset of its samples from the start of its header."""
     if file.read(6) != npy_format.MAGIC_PREFIX:
         raise RecordingError(
