@@ -1,6 +1,6 @@
 """MONAI dictionary transforms: thin wrappers that turn a block of a recording into a sparse tensor and its truth."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class LoadIqBlockd(MapTransform):
                     "Run with --spatial_dims 3 and weights trained so (models/model.pt)."
                 )
             start, stop = d.get("start", 0), d.get("stop", acquisition.n_frames)
-            d[key] = torch.from_numpy(acquisition.frames(start, stop))
+            # One memory order for all formats: sums round differently in another, and maps would not agree to the bit.
+            d[key] = torch.from_numpy(np.ascontiguousarray(acquisition.frames(start, stop)))
             d.update(geometry=acquisition.geometry, recording=acquisition.name, content=acquisition.content)
             d.update(start=start, shape=acquisition.shape[:3], path=str(acquisition.path))
             d.pop("stop", None)
@@ -86,7 +87,7 @@ class CorrelateWithPsfd(MapTransform):
         fwhm_wavelengths: Envelope widths along x, y and z for "geometry", and the window for "estimate".
     """
 
-    def __init__(self, keys: KeysCollection, psf: str, fwhm_wavelengths: tuple[float, float, float]) -> None:
+    def __init__(self, keys: KeysCollection, psf: str, fwhm_wavelengths: Sequence[float]) -> None:
         """Keep the settings."""
         super().__init__(keys)
         self.psf = psf

@@ -3,6 +3,7 @@
 Configs call `prepare_run` first in their `initialize` list.
 """
 
+import json
 import logging
 import os
 import re
@@ -92,6 +93,16 @@ def check_overrides(arguments: Sequence[str]) -> None:
         near = get_close_matches(key, sorted(known), n=1)
         hint = f"; did you mean --{near[0]}?" if near else "."
         raise UserError(f"unknown option --{name}: no key of that name stands in the config{hint}")
+
+
+def print_scores(path: str | Path) -> None:
+    """Print the total of a `metrics.json` in one line; the last step of configs/evaluate.yaml."""
+    total = json.loads(Path(path).read_text(encoding="utf-8"))["total"]
+    print(
+        f"Dice {total['dice']:.3f} voxel exact, {total['dice_lambda_10']:.3f} within a tenth of the wavelength "
+        f"(precision {total['precision_lambda_10']:.3f}, recall {total['recall_lambda_10']:.3f}), "
+        f"recordings: {total['n_recordings']}. All scores: {path}"
+    )
 
 
 def _config_files(arguments: Sequence[str]) -> list[Path]:
