@@ -68,7 +68,7 @@ def is_in(
     return torch.isin(site_keys(coords, spatial_range), site_keys(wanted, spatial_range))
 
 
-def floor_sites(sites: TruthSites, stride: list[int]) -> TruthSites:
+def floor_sites(sites: TruthSites, stride: list[int]) -> Int32[Tensor, "m bxyzs=5"]:
     """Divide x, y and z by `stride`, rounding down, and drop the repeated rows."""
     divisor = torch.tensor([1, *stride, 1], dtype=sites.dtype, device=sites.device)
     return unique_sites(sites // divisor)
@@ -82,7 +82,7 @@ def unique_sites(sites: Int32[Tensor, "n columns"]) -> Int32[Tensor, "m columns"
     return keys_to_coords(torch.unique(site_keys(sites, extent)), extent)
 
 
-def dilate_sites(sites: TruthSites, spatial_range: tuple[int, ...]) -> TruthSites:
+def dilate_sites(sites: TruthSites, spatial_range: tuple[int, ...]) -> Int32[Tensor, "m bxyzs=5"]:
     """Add the 26 neighbours in space of every site, inside the range (8 where the grid is one voxel thick)."""
     step = torch.arange(-1, 2, dtype=sites.dtype, device=sites.device)
     offsets = torch.cartesian_prod(step, step, step)

@@ -5,7 +5,6 @@ kept sites and lost bubbles for every rule here; docs/decisions/0002-keep-by-sig
 """
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int32
@@ -13,9 +12,6 @@ from torch import Tensor
 
 from sparse_ulm.conventions import IqBlock
 from sparse_ulm.errors import UserError
-
-Rule = Literal["iq_over_noise", "correlation_over_noise", "correlation_power", "top_k"]
-FeatureSet = Literal["complex", "magnitude_and_complex"]
 
 KeptMask = Bool[Tensor, "x y z t"]
 
@@ -76,7 +72,7 @@ def keep_top_k(block: IqBlock, *, k: int) -> KeptMask:
 
 
 def site_features(
-    iq: IqBlock, correlation: IqBlock, coords: Int32[Tensor, "sites xyzt=4"], *, noise_rms: float, features: FeatureSet
+    iq: IqBlock, correlation: IqBlock, coords: Int32[Tensor, "sites xyzt=4"], *, noise_rms: float, features: str
 ) -> Float[Tensor, "sites channels"]:
     """Describe each kept voxel to the network.
 
@@ -111,7 +107,7 @@ def select_sites(
     iq: IqBlock,
     correlation: IqBlock,
     *,
-    rule: Rule,
+    rule: str,
     noise_factor: float,
     correlation_threshold: float,
     max_sites: int,

@@ -18,7 +18,7 @@ from sparse_ulm.io import open_recording
 from sparse_ulm.mapping.truth_map import trajectory_sites
 from sparse_ulm.sparse import SparseTensor
 from sparse_ulm.sparse.engines import resolve_engine
-from sparse_ulm.sparsify import FeatureSet, Rule, measure_noise_rms, select_sites, site_features
+from sparse_ulm.sparsify import measure_noise_rms, select_sites, site_features
 
 Data = dict[Hashable, Any]
 
@@ -136,12 +136,12 @@ class ToSparseTensord(MapTransform):
         self,
         keys: KeysCollection,
         *,
-        rule: Rule,
+        rule: str,
         noise_factor: float,
         correlation_threshold: float,
         max_sites: int,
         floor_db: float,
-        features: FeatureSet,
+        features: str,
         site_multiple: tuple[int, int, int, int] | list[int],
         engine: str = "auto",
     ) -> None:
