@@ -118,6 +118,33 @@ def test_matlab_header_and_sidecar_contradict(tmp_path, frames, write_sidecar_of
         )
 
 
+def test_matlab_lengths_in_wavelengths_lack_the_frequency_alone(tmp_path, frames):
+    grid = {"PDelta": np.array([[1.0, 2.0, 0.5]])}
+    scipy.io.savemat(tmp_path / "a.mat", {"IQ": frames, "PData": grid, "UF": {"FrameRateUF": 800.0}})
+    line = refuses(tmp_path / "a.mat", "transmit frequency missing")
+    assert line.count("missing") == 1
+    read = open_recording(tmp_path / "a.mat", transmit_frequency_hz=15.4e6).geometry
+    np.testing.assert_allclose(read.voxel_size_m, (1.0e-4, 2.0e-4, 5.0e-5), rtol=1e-9)
+    refuses(
+        tmp_path / "a.mat", "contradictory voxel size", transmit_frequency_hz=15.4e6, voxel_size_mm=(0.1, 0.2, 0.06)
+    )
+
+
+@pytest.mark.parametrize(
+    ("pulse", "grid", "pattern"),
+    [
+        ({"TwFreq": np.array([15.4, 7.7])}, {}, r"UF of a\.mat: TwFreq is \[15\.4, 7\.7\]; wanted one positive number"),
+        ({"FrameRateUF": 0.0}, {}, r"UF of a\.mat: FrameRateUF is 0\.0; wanted one positive number"),
+        ({"TwFreq": 15.4}, {"PDelta": np.array([1.0, 2.0])}, r"PDelta is \[1\.0, 2\.0\]; wanted three numbers"),
+        ({"TwFreq": 15.4}, {"PDelta": np.array([1.0, 0.0, 1.0])}, "voxel size missing"),  # 3D needs a step along y
+        ({"TwFreq": 15.4e6}, {}, r"transmit frequency is 1\.54e\+13 Hz in UF of a\.mat, .* check its unit"),
+    ],
+)
+def test_nonsense_in_matlab_structs_is_named(tmp_path, frames, pulse, grid, pattern):
+    scipy.io.savemat(tmp_path / "a.mat", {"IQ": frames, "UF": pulse, "PData": grid})
+    refuses(tmp_path / "a.mat", pattern)
+
+
 def test_pixdim_and_sform_contradict(tmp_path, frames, write_sidecar_of):
     save_nifti(tmp_path / "rec.nii", frames)
     content = bytearray((tmp_path / "rec.nii").read_bytes())

@@ -49,7 +49,8 @@ def open_matlab(path: Path, options: Statement, *, variable: str | None = None) 
         require_complex(path, chosen)
         sidecar = read_sidecar(path)
         order = require_axes(path, chosen.shape, sidecar.axes, MATLAB_AXES)
-        pulse, grid = ({} if name not in listed else reader.read_struct(path, name) for name in ("UF", "PData"))
+        structs = [name for name, array in listed.items() if array.class_name == "struct"]
+        pulse, grid = (reader.read_struct(path, name) if name in structs else {} for name in ("UF", "PData"))
         shape = order.shape(chosen.shape)
         stated_pulse = _state_pulse(path, pulse)
         stated, layout = _state_grid(path, grid, [*stated_pulse, sidecar, options], is_flat=shape[1] == 1)
@@ -111,10 +112,15 @@ def _state_grid(
     """
     source = f"PData of {path.name}"
     frequency_hz = next((s.transmit_frequency_hz for s in others if s.transmit_frequency_hz is not None), None)
-    if "PDelta" not in fields or frequency_hz is None:
+    if "PDelta" not in fields:
         return Statement(source), None
-    wavelength_mm = LAYOUT_SOUND_SPEED_M_S / (frequency_hz * 1.0e-3)
+    wavelength_mm = LAYOUT_SOUND_SPEED_M_S / (frequency_hz * 1.0e-3) if frequency_hz else 1.0
     dx, dy, dz = (length * wavelength_mm or None for length in _triple(fields["PDelta"], "PDelta", source))
+    if frequency_hz is None:
+        # Lengths follow from the frequency, so that it alone is reported missing: these stand in for them until then.
+        return Statement(source), Statement(
+            LAYOUT_NAME, (dx, dx if is_flat else dy, dz), sound_speed_m_s=LAYOUT_SOUND_SPEED_M_S
+        )
     origin_mm = None
     if "Origin" in fields:
         x, y, z = _triple(fields["Origin"], "Origin", source)
@@ -127,9 +133,7 @@ def _notes(grid: Fields, shape: Sequence[int], sources: dict[str, str]) -> list[
     """Say what a reader of the maps should know about this grid."""
     notes = []
     if sources["voxel size along y"] == LAYOUT_NAME:
-        notes.append(
-            "2D without an elevation extent: y is shown as thick as the step along x, for display only"
-        )
+        notes.append("2D without an elevation extent: y is shown as thick as the step along x, for display only")
     size = np.ravel(grid.get("Size", [])).tolist()
     if size and any(a != b for a, b in zip(size, shape[:-1], strict=False)):
         notes.append(f"PData.Size is {size}, but the array is {list(shape)}: check that PData describes this array")
@@ -139,7 +143,7 @@ def _notes(grid: Fields, shape: Sequence[int], sources: dict[str, str]) -> list[
 def _scalar(value: Any, name: str, source: str) -> float:
     """Read a 1x1 field."""
     numbers = np.ravel(value)
-    return positive_number(numbers[0] if numbers.size == 1 else numbers, name, source)
+    return positive_number(numbers.item() if numbers.size == 1 else numbers.tolist(), name, source)
 
 
 def _triple(value: Any, name: str, source: str) -> tuple[float, float, float]:

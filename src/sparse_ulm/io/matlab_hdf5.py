@@ -27,7 +27,8 @@ def list_arrays(path: Path) -> list[ListedArray]:
 def read_struct(path: Path, name: str) -> dict[str, Any]:
     """Read the fields of the struct `name` (of its first element, if it is an array of structs)."""
     with h5py.File(path, "r") as file:
-        return {field: _first(file, file[name][field]) for field in file[name]}
+        struct = file[name]  # an empty struct is a dataset
+        return {field: _first(file, struct[field]) for field in struct} if isinstance(struct, h5py.Group) else {}
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,9 @@ def list_arrays(path: Path) -> list[ListedArray]:
 
 
 def read_struct(path: Path, name: str) -> dict[str, Any]:
-    """Read the fields of the (first element of the) struct `name`."""
-    value = scipy.io.loadmat(path, variable_names=[name], appendmat=False)[name]
-    first = np.asarray(value).ravel()[0]
-    return {field: first[field] for field in first.dtype.names or ()}
+    """Read the fields of the struct `name` (of its first element, if it is an array of structs)."""
+    elements = np.asarray(_load_variable(path, name)).ravel()
+    return {field: elements[0][field] for field in elements.dtype.names or ()} if elements.size else {}
 
 
 @dataclass(frozen=True)
