@@ -149,5 +149,5 @@ def test_carrier_phasor_by_hand() -> None:
 
 
 def test_psf_volume_by_hand() -> None:
-    assert psf_volume_m3(gaussian(), 3) == pytest.approx(np.pi / 6 * 200e-6 * 230e-6 * 110e-6)
-    assert psf_volume_m3(gaussian(), 2) == pytest.approx(np.pi / 4 * 200e-6 * 110e-6)
+    assert psf_volume_m3(gaussian(), 3) * 1e18 == pytest.approx(np.pi / 6 * 200 * 230 * 110)
+    assert psf_volume_m3(gaussian(), 2) * 1e12 == pytest.approx(np.pi / 4 * 200 * 110)

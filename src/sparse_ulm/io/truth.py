@@ -40,12 +40,23 @@ class Truth:
 
 @runtime_checkable
 class TrackRows(Protocol):
-    """What `write_truth` writes; `simulation.Tracks` is one."""
+    """What `write_truth` writes, one row per bubble and frame; `simulation.Tracks` is one."""
 
-    track_id: Int[np.ndarray, " n"]
-    frame: Int[np.ndarray, " n"]
-    position_m: Float[np.ndarray, "n 3"]
-    amplitude: Float[np.ndarray, " n"]
+    @property
+    def track_id(self) -> Int[np.ndarray, " n"]:
+        """Which bubble."""
+
+    @property
+    def frame(self) -> Int[np.ndarray, " n"]:
+        """Which frame."""
+
+    @property
+    def position_m(self) -> Float[np.ndarray, "n 3"]:
+        """Scanner position in metres."""
+
+    @property
+    def amplitude(self) -> Float[np.ndarray, " n"]:
+        """Echo amplitude."""
 
 
 def write_truth(path: str | Path, tracks: TrackRows, geometry: Geometry) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from sparse_ulm import __version__
 from sparse_ulm.io.atomic import atomic_path
+from sparse_ulm.io.matlab_write import MatlabVersion
 from sparse_ulm.io.registry import find_recordings, save_recording
 from sparse_ulm.io.truth import write_truth
 from sparse_ulm.simulation.growth import grow_vessel_tree
@@ -176,7 +177,7 @@ def _write_one(job: _Job) -> dict[str, Any]:
     tree = source.tree if source.tree is not None else draw_synthetic_tree(rng)
     recording = simulate_recording(parameters, tree, rng)
     path = job.folder / f"{job.name}{SUFFIX_OF_FORMAT[job.file_format]}"
-    version = "7.3" if job.file_format == "mat73" else "5"
+    version: MatlabVersion = "7.3" if job.file_format == "mat73" else "5"
     # The truth first: a recording that is there has its truth beside it.
     write_truth(job.folder / f"{job.name}_truth.csv", recording.tracks, recording.geometry)
     save_recording(path, recording.frames, recording.geometry, matlab_version=version)

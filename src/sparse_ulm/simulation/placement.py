@@ -32,7 +32,8 @@ class Box:
 
     def contains(self, position_m: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
         """Tell which positions lie inside."""
-        return ((position_m >= self.low_m) & (position_m <= self.high_m)).all(axis=1)
+        inside: NDArray[np.bool_] = (position_m >= self.low_m) & (position_m <= self.high_m)
+        return np.logical_and.reduce(inside, axis=1)
 
     def grown(self, margin_m: Float[np.ndarray, " 3"]) -> "Box":
         """The box with a margin on either side, per axis."""
