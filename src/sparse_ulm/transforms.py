@@ -18,7 +18,7 @@ from sparse_ulm.io import open_recording
 from sparse_ulm.mapping.truth_map import trajectory_sites
 from sparse_ulm.sparse import SparseTensor
 from sparse_ulm.sparse.engines import resolve_engine
-from sparse_ulm.sparsify import measure_noise_rms, select_sites, site_features
+from sparse_ulm.sparsify import N_FEATURES, measure_noise_rms, select_sites, site_features
 
 Data = dict[Hashable, Any]
 
@@ -145,8 +145,14 @@ class ToSparseTensord(MapTransform):
         site_multiple: tuple[int, int, int, int] | list[int],
         engine: str = "auto",
     ) -> None:
-        """Keep the settings."""
+        """Keep the settings.
+
+        Raises:
+            UserError: If `features` is unknown; otherwise weights that do not fit would be blamed.
+        """
         super().__init__(keys)
+        if features not in N_FEATURES:
+            raise UserError(f"features is {features!r}; wanted one of {', '.join(N_FEATURES)}.")
         self.selection: dict[str, Any] = {
             "rule": rule,
             "noise_factor": noise_factor,

@@ -46,7 +46,9 @@ def test_a_folder_of_outputs_is_as_the_design_says(tmp_path, recording, weights)
     assert set(np.unique(density)) <= {0.0, 1.0, 2.0}  # two blocks: 32 frames and 8
     assert density.max() == 2.0
     # First sub-voxel's centre: 7/16 of a voxel before the first voxel's, on each axis.
-    np.testing.assert_allclose(affine[:3, 3], np.array([-1.0, 2.0, 5.0]) - 7 / 16 * np.array([0.10, 0.11, 0.09]), atol=1e-6)
+    np.testing.assert_allclose(
+        affine[:3, 3], np.array([-1.0, 2.0, 5.0]) - 7 / 16 * np.array([0.10, 0.11, 0.09]), atol=1e-6
+    )
     np.testing.assert_allclose(np.diag(affine)[:3], np.array([0.10, 0.11, 0.09]) / 8, rtol=1e-6)
     provenance = json.loads((tmp_path / "blob/provenance.json").read_text())
     assert provenance["config"]["encoder_widths"] == [4, 5, 6]
