@@ -1,6 +1,8 @@
 """The items of a data set: blocks of frames of recordings, listed without reading a sample."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 from sparse_ulm.acquisition import Acquisition, block_ranges
 from sparse_ulm.errors import RecordingError
 from sparse_ulm.io import find_recordings, open_recordings, read_correlation_truth
-from sparse_ulm.io.names import split_group
+from sparse_ulm.io.names import recording_stem, recording_suffix, split_group
 from sparse_ulm.io.truth import Truth, read_truth
 
 BlockItem = dict[str, Any]
@@ -83,10 +85,14 @@ class RecordingBlocks(Sequence[BlockItem]):
 
     def _listed(self) -> list[BlockItem]:
         if self._items is None:
-            self._items = [
-                self._item(acquisition, start, stop)
+            opened = [
+                acquisition
                 for path in find_recordings(self.dataset_dir)
                 for acquisition in open_recordings(path, **self.geometry)
+            ]
+            self._items = [
+                self._item(acquisition, start, stop)
+                for acquisition in with_distinct_names(opened)
                 for start, stop in block_ranges(acquisition.n_frames, self.block_frames)
             ]
         return self._items
@@ -98,6 +104,15 @@ class RecordingBlocks(Sequence[BlockItem]):
         return item
 
 
+def with_distinct_names(acquisitions: Sequence[Acquisition]) -> list[Acquisition]:
+    """Add the file's ending to names that several recordings share (`rec.npz`, `rec.mat`), whose outputs would collide."""
+    count = Counter(acquisition.name for acquisition in acquisitions)
+    return [
+        replace(a, name=a.name + recording_suffix(a.path).replace(".", "_")) if count[a.name] > 1 else a
+        for a in acquisitions
+    ]
+
+
 def truth_of(acquisition: Acquisition) -> Truth:
     """Read the truth of a simulated recording: `NAME_truth.csv` beside it, or its own group in a training HDF5.
 
@@ -106,7 +121,7 @@ def truth_of(acquisition: Acquisition) -> Truth:
     """
     if acquisition.content == "correlation":
         return _stored_truth(acquisition)
-    path = acquisition.path.with_name(f"{acquisition.name}_truth.csv")
+    path = acquisition.path.with_name(f"{recording_stem(acquisition.path)}_truth.csv")
     if not path.exists():
         raise RecordingError(
             f"{acquisition.path.name} has no {path.name} beside it; training and evaluation need simulated recordings "
