@@ -1,6 +1,7 @@
 """Handlers that our workflows need beyond MONAI's own: schedule, checkpoints, weights, metric, maps."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ class Checkpoints:
             self.parts["scheduler"] = scheduler
         self.evaluator, self.key_metric, self.resume = evaluator, key_metric, resume
         self.best = -1.0
+        self.cpu_minutes_before = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Load before training, save after every epoch; attach it after the validation handler."""
@@ -97,6 +99,7 @@ class Checkpoints:
             part.load_state_dict(state[name])
         torch.set_rng_state(state["torch_rng"])
         self.best = float(state["best"])
+        self.cpu_minutes_before = float(state["cpu_minutes"])
         engine.state.epoch = int(state["epoch"])
         engine.state.iteration = int(state["epoch"]) * int(engine.state.epoch_length or 0)
 
@@ -110,6 +113,7 @@ class Checkpoints:
             write_checkpoint(self.directory / "model.pt", {"model": self.parts["model"].state_dict()})
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state.update(epoch=engine.state.epoch, best=self.best, torch_rng=torch.get_rng_state())
+        state["cpu_minutes"] = self.cpu_minutes_before + time.process_time() / 60.0
         write_checkpoint(self.directory / "last.pt", state)
 
 
