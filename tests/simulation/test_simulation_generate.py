@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from simulation_cases import straight_vessel
 
-from sparse_ulm.io import open_recording
+from sparse_ulm.io import open_recording, open_recordings
 from sparse_ulm.io.truth import read_truth
 from sparse_ulm.simulation import ParameterRanges, SimulationError, VesselError, write_recordings, write_swc
 from sparse_ulm.simulation.generate import load_trees
@@ -91,6 +92,24 @@ def test_every_format_reads_back_the_same(tmp_path: Path, file_format: str, suff
     found = open_recording(tmp_path / "other" / f"simulated_0000{suffix}")
     np.testing.assert_array_equal(found.frames(0, 6), expected.frames(0, 6))
     np.testing.assert_allclose(found.geometry.matrix_m, expected.geometry.matrix_m, atol=1e-9)
+
+
+def test_h5_holds_correlation_maps_with_the_same_truth(tmp_path: Path) -> None:
+    write(tmp_path, 1, file_format="h5", seed=3)
+    (recording,) = open_recordings(tmp_path / "simulated_0000.h5")
+    assert (recording.content, recording.shape) == ("correlation", (8, 9, 10, 6))
+    correlation = np.abs(recording.frames(0, 6))
+    assert 0.5 < correlation.max() <= 1.0 + 1e-5
+    truth = read_truth(tmp_path / "simulated_0000_truth.csv", recording.geometry)
+    with h5py.File(tmp_path / "simulated_0000.h5") as file:
+        coords = file["1/ground_truth/coords"][:]
+    assert coords.shape[1:] == (4, 6)
+    track, frame = np.nonzero(np.isfinite(coords[:, 3]))
+    order = np.lexsort((truth.frame, truth.track_id))
+    np.testing.assert_array_equal(truth.track_id[order], track)
+    np.testing.assert_array_equal(truth.frame[order], frame)
+    np.testing.assert_allclose(coords[track, :3, frame], truth.position_voxel[order], atol=1e-4)
+    np.testing.assert_allclose(coords[track, 3, frame] * recording.geometry.frame_rate_hz, frame, atol=1e-6)
 
 
 def test_earlier_recordings_are_kept_unless_told(tmp_path: Path) -> None:

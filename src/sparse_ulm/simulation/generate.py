@@ -17,6 +17,7 @@ from sparse_ulm.io.atomic import atomic_path
 from sparse_ulm.io.matlab_write import MatlabVersion
 from sparse_ulm.io.registry import find_recordings, save_recording
 from sparse_ulm.io.truth import write_truth
+from sparse_ulm.simulation.correlation import save_correlation_training
 from sparse_ulm.simulation.growth import grow_vessel_tree
 from sparse_ulm.simulation.parameters import ParameterRanges, SimulationError, draw_parameters
 from sparse_ulm.simulation.recording import simulate_recording
@@ -24,8 +25,16 @@ from sparse_ulm.simulation.vessels import VesselTree, read_swc
 
 SYNTHETIC = "synthetic"
 SUMMARY_NAME = "simulation.json"
-SUFFIX_OF_FORMAT = {"nifti": ".nii.gz", "nii": ".nii", "npz": ".npz", "npy": ".npy", "mat": ".mat", "mat73": ".mat"}
-"""Formats of beamformed IQ, by the names the config uses."""
+SUFFIX_OF_FORMAT = {
+    "nifti": ".nii.gz",
+    "nii": ".nii",
+    "npz": ".npz",
+    "npy": ".npy",
+    "mat": ".mat",
+    "mat73": ".mat",
+    "h5": ".h5",
+}
+"""Formats by the names the config uses; h5 holds PSF correlation maps and not IQ."""
 
 
 def write_recordings(
@@ -49,7 +58,7 @@ def write_recordings(
         vessels: "synthetic", an SWC file, a folder of them, or a list of these; each recording draws one at random.
         seed: Any whole number from 0 up.
         ranges: Bounds of everything that varies.
-        file_format: nifti, nii, npz, npy, mat (version 5) or mat73.
+        file_format: nifti, nii, npz, npy, mat (version 5), mat73, or h5 (PSF correlation maps, the method's own form).
         n_workers: Processes; 1 runs in this one.
         overwrite: True replaces the recordings of an earlier simulation in that folder.
 
@@ -177,10 +186,13 @@ def _write_one(job: _Job) -> dict[str, Any]:
     tree = source.tree if source.tree is not None else draw_synthetic_tree(rng)
     recording = simulate_recording(parameters, tree, rng)
     path = job.folder / f"{job.name}{SUFFIX_OF_FORMAT[job.file_format]}"
-    version: MatlabVersion = "7.3" if job.file_format == "mat73" else "5"
     # The truth first: a recording that is there has its truth beside it.
     write_truth(job.folder / f"{job.name}_truth.csv", recording.tracks, recording.geometry)
-    save_recording(path, recording.frames, recording.geometry, matlab_version=version)
+    if job.file_format == "h5":
+        save_correlation_training(path, recording.frames, recording.geometry, recording.tracks)
+    else:
+        version: MatlabVersion = "7.3" if job.file_format == "mat73" else "5"
+        save_recording(path, recording.frames, recording.geometry, matlab_version=version)
     return {"name": job.name, "file": path.name, "vessels": source.name, **recording.parameters}
 
 
