@@ -5,7 +5,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
-from sparse_ulm.blocks import RecordingBlocks
+from sparse_ulm.blocks import BlockItem
 from sparse_ulm.conventions import DensityMap
 from sparse_ulm.errors import UserError
 from sparse_ulm.io import save_map
@@ -70,7 +70,7 @@ class WriteMaps:
 
     def __init__(
         self,
-        blocks: RecordingBlocks,
+        blocks: Sequence[BlockItem],
         *,
         output_dir: str | Path,
         threshold: float,
