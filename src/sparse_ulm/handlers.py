@@ -77,10 +77,11 @@ class Checkpoints:
     ) -> None:
         """Keep what is stored; nothing is read or written yet."""
         self.directory = Path(directory)
-        self.parts = {"model": network, "optimizer": optimizer}
+        self.parts: dict[str, Any] = {"model": network, "optimizer": optimizer}
         if scheduler is not None:
             self.parts["scheduler"] = scheduler
         self.evaluator, self.key_metric, self.resume = evaluator, key_metric, resume
+        self.schedule_length = getattr(scheduler, "T_max", None)
         self.best = -1.0
         self.cpu_minutes_before = 0.0
 
@@ -97,18 +98,27 @@ class Checkpoints:
         state = read_checkpoint(path)
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+        self._prolong(state)
         torch.set_rng_state(state["torch_rng"])
         self.best = float(state["best"])
         self.cpu_minutes_before = float(state["cpu_minutes"])
         engine.state.epoch = int(state["epoch"])
         engine.state.iteration = int(state["epoch"]) * int(engine.state.epoch_length or 0)
 
+    def _prolong(self, state: dict[str, Any]) -> None:
+        """Let the schedule's length be the config's, where a finished run is taken up with more epochs."""
+        scheduler = self.parts.get("scheduler")
+        if scheduler is None or self.schedule_length == state["scheduler"].get("T_max"):
+            return
+        scheduler.T_max = self.schedule_length
+        # Stepping goes on from the last rate, which belongs to the old length.
+        for group, rate in zip(self.parts["optimizer"].param_groups, scheduler._get_closed_form_lr(), strict=True):
+            group["lr"] = rate
+
     def save(self, engine: Engine) -> None:
         """Write `last.pt`, and `model.pt` if this epoch's validation is the best so far."""
-        figure = self.evaluator.state.metrics.get(self.key_metric)
-        validated = figure is not None and self.evaluator.state.epoch == engine.state.epoch
-        improved = validated and float(figure) > self.best
-        if improved:
+        figure = self.evaluator.state.metrics.get(self.key_metric, float("nan"))
+        if self.evaluator.state.epoch == engine.state.epoch and float(figure) > self.best:
             self.best = float(figure)
             write_checkpoint(self.directory / "model.pt", {"model": self.parts["model"].state_dict()})
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
