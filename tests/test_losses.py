@@ -20,18 +20,25 @@ def rows(*sites: list[int]) -> torch.Tensor:
 def test_dice_by_hand() -> None:
     x = logits([[0, 1, 2, 3, 0], [0, 1, 2, 4, 0], [1, 1, 2, 3, 0]], [0.8, 0.4, 0.6], (2, 5, 6, 7, 1))
     truth = rows([0, 1, 2, 3, 0], [1, 0, 0, 0, 0])  # the second has no site: missed
-    loss = soft_dice_loss(x, truth, smooth=0.5)
+    loss = soft_dice_loss(x, truth, miss_weight=0.5, smooth=0.5)
     assert float(loss) == pytest.approx(1 - (2 * 0.8 + 0.5) / (1.8 + 2 + 0.5))
+
+
+def test_missing_costs_more_than_inventing_at_a_high_miss_weight() -> None:
+    truth = rows([0, 1, 2, 3, 0], [0, 0, 0, 0, 0])  # one found, one without a site
+    x = logits([[0, 1, 2, 3, 0], [0, 1, 2, 4, 0]], [1 - 1e-12, 0.5], (1, 5, 6, 7, 1))
+    loss = soft_dice_loss(x, truth, miss_weight=0.8, smooth=0.0)
+    assert float(loss) == pytest.approx(1 - 1 / (1 + 0.2 * 0.5 + 0.8 * 1))
 
 
 def test_perfect_and_empty() -> None:
     x = logits([[0, 1, 2, 3, 0]], [1 - 1e-12], (1, 5, 6, 7, 1))
-    assert float(soft_dice_loss(x, rows([0, 1, 2, 3, 0]), smooth=1e-3)) == pytest.approx(0.0, abs=1e-9)
+    assert float(soft_dice_loss(x, rows([0, 1, 2, 3, 0]), miss_weight=0.5, smooth=1e-3)) == pytest.approx(0.0, abs=1e-9)
     none = SparseTensor(
         torch.zeros(0, 5, dtype=torch.int32), torch.zeros(0, 1, dtype=torch.float64), spatial_range=(1, 5, 6, 7, 1)
     )
-    assert float(soft_dice_loss(none, rows([0, 1, 2, 3, 0]), smooth=1e-3)) == pytest.approx(1.0, abs=1e-3)
-    assert float(soft_dice_loss(none, rows(), smooth=1e-3)) == pytest.approx(0.0, abs=1e-9)
+    assert float(soft_dice_loss(none, rows([0, 1, 2, 3, 0]), miss_weight=0.5, smooth=1e-3)) == pytest.approx(1.0, abs=1e-3)
+    assert float(soft_dice_loss(none, rows(), miss_weight=0.5, smooth=1e-3)) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_targets_are_floored_to_each_heads_stride_and_slots_are_kept() -> None:
@@ -39,25 +46,25 @@ def test_targets_are_floored_to_each_heads_stride_and_slots_are_kept() -> None:
     assert floor_sites(truth, [8, 8, 8]).tolist() == [[0, 1, 0, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 0, 1]]
     head = logits([[0, 1, 0, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 0, 1]], [0.999999] * 3, (2, 2, 1, 1, 2))
     final = logits([[0, 15, 0, 7, 0], [0, 8, 1, 0, 0], [1, 8, 1, 0, 0]], [0.999999] * 3, (2, 16, 8, 8, 1))
-    loss = MultiScaleDiceLoss(upsampling=(8, 8, 8))(TrajectoryMapOutput((head,), final), truth)
+    loss = MultiScaleDiceLoss(upsampling=(8, 8, 8), head_miss_weight=0.5)(TrajectoryMapOutput((head,), final), truth)
     assert float(loss) == pytest.approx(0.0, abs=1e-5)
     # The released code's half stride would put the second slot's targets where no head has a site.
     wrong = truth * torch.tensor([1, 1, 1, 1, 2], dtype=torch.int32)
-    assert float(MultiScaleDiceLoss(upsampling=(8, 8, 8))(TrajectoryMapOutput((head,), None), wrong)) > 0.3
+    assert float(MultiScaleDiceLoss(upsampling=(8, 8, 8), head_miss_weight=0.5)(TrajectoryMapOutput((head,), None), wrong)) > 0.3
 
 
 def test_mean_over_heads() -> None:
     truth = rows([0, 0, 0, 0, 0])
     right = logits([[0, 0, 0, 0, 0]], [1 - 1e-9], (1, 1, 1, 1, 1))
     wrong = logits([[0, 0, 0, 0, 0]], [1e-9], (1, 2, 2, 2, 1))
-    loss = MultiScaleDiceLoss(upsampling=(8, 8, 8))(TrajectoryMapOutput((right, wrong), None), truth)
+    loss = MultiScaleDiceLoss(upsampling=(8, 8, 8), head_miss_weight=0.5)(TrajectoryMapOutput((right, wrong), None), truth)
     assert float(loss) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_gradient_raises_true_sites_and_lowers_others() -> None:
     x = logits([[0, 1, 2, 3, 0], [0, 1, 2, 4, 0]], [0.5, 0.5], (1, 5, 6, 7, 1))
     feats = x.feats.clone().requires_grad_()
-    soft_dice_loss(x.with_feats(feats), rows([0, 1, 2, 3, 0]), smooth=1e-3).backward()
+    soft_dice_loss(x.with_feats(feats), rows([0, 1, 2, 3, 0]), miss_weight=0.5, smooth=1e-3).backward()
     assert feats.grad is not None
     assert feats.grad[0] < 0 < feats.grad[1]
 

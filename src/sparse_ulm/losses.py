@@ -22,13 +22,24 @@ class MultiScaleDiceLoss(nn.Module):
         upsampling: Refinement of the final grid over the input's, per axis: (8, 8, 8), or (8, 1, 8) in 2D.
         dilate: Grow the final targets by one voxel in every direction: the easier first phase of the released
             schedule.
+        head_miss_weight: Weight of missed voxels against false ones in the heads' losses, in (0, 1); 0.5 is Dice. Above
+            it a head keeps more than it is sure of, which suits pruning: what a head drops is lost, what it keeps too
+            much the next one can drop. The final map always has Dice.
         smooth: Added to both sides of the Dice ratio (1e-3: Rauby et al., released code).
     """
 
-    def __init__(self, *, upsampling: tuple[int, int, int], dilate: bool = False, smooth: float = 1.0e-3) -> None:
+    def __init__(
+        self,
+        *,
+        upsampling: tuple[int, int, int],
+        head_miss_weight: float,
+        dilate: bool = False,
+        smooth: float = 1.0e-3,
+    ) -> None:
         """Keep the settings."""
         super().__init__()
         self.upsampling = upsampling
+        self.head_miss_weight = head_miss_weight
         self.dilate = dilate
         self.smooth = smooth
 
@@ -38,27 +49,37 @@ class MultiScaleDiceLoss(nn.Module):
         for level, head in enumerate(output.heads):
             # Head `level` sits on the grid refined by 2**level: its stride over the final grid is what remains.
             stride = [max(factor >> level, 1) for factor in self.upsampling]
-            losses.append(soft_dice_loss(head, floor_sites(truth, stride), smooth=self.smooth))
+            targets = floor_sites(truth, stride)
+            losses.append(soft_dice_loss(head, targets, miss_weight=self.head_miss_weight, smooth=self.smooth))
         if output.final is not None:
             joined = floor_sites(torch.cat([truth[:, :4], torch.zeros_like(truth[:, 4:])], dim=1), [1, 1, 1])
             if self.dilate:
                 joined = dilate_sites(joined, output.final.spatial_range)
-            losses.append(soft_dice_loss(output.final, joined, smooth=self.smooth))
+            losses.append(soft_dice_loss(output.final, joined, miss_weight=0.5, smooth=self.smooth))
         return torch.stack(losses).mean()
 
 
-def soft_dice_loss(logits: SparseTensor, truth: TruthSites, *, smooth: float) -> Float[Tensor, ""]:
-    """Give 1 - (2 sum p y + s) / (sum p + |Y| + s) over all sites of the batch, Y including truth without a site.
+def soft_dice_loss(
+    logits: SparseTensor, truth: TruthSites, *, miss_weight: float, smooth: float
+) -> Float[Tensor, ""]:
+    """Give 1 - (hit + s) / (hit + (1 - w) false + w missed + s) over all sites of the batch.
+
+    hit = sum p y, false = sum p (1 - y), missed = |Y| - hit, where Y includes truth that has no site. At w = 1/2 this
+    is the soft Dice loss with smoothing 2 s; other weights are the Tversky index (our choice, see
+    `MultiScaleDiceLoss`).
 
     Args:
         logits: (n, 1) at their sites.
         truth: Unique rows in the same columns as `logits.coords`.
-        smooth: s above.
+        miss_weight: w above, in (0, 1).
+        smooth: 2 s above, so that it is the smoothing of the usual form of Dice.
     """
     probability = torch.sigmoid(logits.feats[:, 0])
-    hit = is_in(logits.coords, truth, logits.spatial_range).to(probability.dtype)
-    intersection = (probability * hit).sum()
-    return 1.0 - (2.0 * intersection + smooth) / (probability.sum() + len(truth) + smooth)
+    is_true = is_in(logits.coords, truth, logits.spatial_range).to(probability.dtype)
+    hit = (probability * is_true).sum()
+    false, missed = probability.sum() - hit, len(truth) - hit
+    half = 0.5 * smooth
+    return 1.0 - (hit + half) / (hit + (1.0 - miss_weight) * false + miss_weight * missed + half)
 
 
 def is_in(

@@ -1,13 +1,17 @@
 """TrajectoryMapNet: strides, variants, and the laws that any V-net of submanifold layers obeys."""
 
+import math
+
 import pytest
 import torch
 
 from sparse_ulm.errors import UserError
-from sparse_ulm.networks.trajectory_map import TrajectoryMapNet, TrajectoryMapOutput
+from sparse_ulm.networks.trajectory_map import PRIOR_LOGIT, TrajectoryMapNet, TrajectoryMapOutput
 from sparse_ulm.sparse import SparseTensor, to_dense
 
 SMALL = {"encoder_widths": [3, 4, 5], "refine_widths": [7, 6, 5, 4], "temporal_strides": [2, 4, 2], "in_channels": 2}
+PRIOR = 1 / (1 + math.exp(-PRIOR_LOGIT))
+"""About where an untrained head stands: keeps some sites and denies others."""
 RANGE = (2, 8, 12, 4, 32)
 
 
@@ -52,10 +56,10 @@ def test_without_pruning_every_child_of_every_voxel_is_in_the_map() -> None:
 
 
 def test_a_head_that_denies_a_voxel_prunes_it() -> None:
-    net = make(variant="pruning", keep_probability=0.5)
+    net = make(variant="pruning", keep_probability=PRIOR)
     x = sites()
     head_0 = net(x).heads[0]
-    wanted = head_0.feats[:, 0] > 0
+    wanted = head_0.feats[:, 0].sigmoid() > PRIOR
     assert 0 < int(wanted.sum()) < len(head_0)
     parents = torch.unique(net(x).heads[1].coords // torch.tensor([1, 2, 2, 2, 1]), dim=0)
     assert torch.equal(parents, head_0.coords[wanted])
@@ -64,7 +68,7 @@ def test_a_head_that_denies_a_voxel_prunes_it() -> None:
 def test_the_likeliest_voxel_survives_when_all_are_denied() -> None:
     net = make(variant="pruning", keep_probability=0.999999)
     heads = net(sites()).heads
-    assert len(heads[1]) == 8
+    assert len(heads[1]) == 8 * 2, "one voxel of each sample, with its children"
 
 
 def test_budget_bounds_the_sites() -> None:
@@ -92,7 +96,7 @@ def test_2d_network_leaves_y_alone() -> None:
 
 @pytest.mark.parametrize("variant", ["plain", "pruning"])
 def test_moving_the_bubbles_by_a_stride_moves_the_map(variant: str) -> None:
-    net = make(variant=variant)
+    net = make(variant=variant, keep_probability=PRIOR)
     x = sites(spatial_range=(1, 4, 8, 4, 16))
     moved = SparseTensor(
         x.coords + torch.tensor([0, 4, 0, 8, 16], dtype=torch.int32), x.feats, spatial_range=(1, 8, 8, 12, 32)
@@ -103,7 +107,7 @@ def test_moving_the_bubbles_by_a_stride_moves_the_map(variant: str) -> None:
 
 
 def test_a_batch_equals_its_samples_one_by_one() -> None:
-    net = make(variant="pruning")
+    net = make(variant="pruning", keep_probability=PRIOR)
     x = sites()
     together = dense_final(net(x))
     for i in range(2):

@@ -39,6 +39,9 @@ Variant = Literal["plain", "deep_supervision", "pruning", "cascade"]
 N_REFINEMENTS = 3
 """Three doublings: the factor 8 of `conventions.UPSAMPLING`."""
 
+PRIOR_LOGIT = -2.0
+"""Logit that untrained heads start from: few voxels hold a trajectory, and a start at 1/2 would keep all of them."""
+
 
 @dataclass(frozen=True)
 class TrajectoryMapOutput:
@@ -160,6 +163,8 @@ class TrajectoryMapNet(nn.Module):
         )
         self.last = residual(refine_widths[-1], 1, 1)
         self.to_logit = SubmanifoldConv(refine_widths[-1], 1, (1, 1, 1, 1), bias=True)
+        for layer in (*self.heads, self.to_logit):
+            nn.init.constant_(layer.bias, PRIOR_LOGIT)
 
     @property
     def slot_frames(self) -> int:
@@ -229,16 +234,20 @@ class TrajectoryMapNet(nn.Module):
         return TrajectoryMapOutput(tuple(heads), self.to_logit(self.last(x)))
 
     def _kept(self, logits: SparseTensor) -> SiteMask:
-        """Choose the sites to keep; the likeliest one where none passes (Rauby et al., released code)."""
+        """Choose the sites to keep, sample by sample, so that an answer does not depend on its batch."""
         probability = logits.feats.detach()[:, 0].sigmoid()
+        sizes = torch.bincount(logits.coords[:, 0], minlength=logits.batch_size).tolist()
+        return torch.cat([self._kept_of_sample(sample) for sample in probability.split(sizes)])
+
+    def _kept_of_sample(self, probability: Float[Tensor, " sites"]) -> SiteMask:
+        """Keep what exceeds `keep_probability`; the likeliest where none does (Rauby et al., released code)."""
         kept = probability > self.keep_probability
-        budget = self.max_kept_sites * logits.batch_size
-        if int(kept.sum()) > budget:
+        if len(kept) and not bool(kept.any()):
+            return probability == probability.max()
+        if int(kept.sum()) > self.max_kept_sites:
             # Stable: sites of equal probability are kept in key order, the same ones every time.
             order = torch.sort(probability, descending=True, stable=True).indices
-            kept = torch.zeros_like(kept).index_fill_(0, order[:budget], True)
-        if len(kept) and not bool(kept.any()):
-            kept = probability == probability.max()
+            return torch.zeros_like(kept).index_fill_(0, order[: self.max_kept_sites], True)
         return kept
 
     def _forward_dense(self, x: Tensor) -> Tensor:
