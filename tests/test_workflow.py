@@ -1,0 +1,132 @@
+"""What `monai.bundle run` lacks: unknown options are refused, mistakes are one line."""
+
+import json
+import logging
+import sys
+
+import pytest
+
+from sparse_ulm import workflow
+from sparse_ulm.errors import RecordingError, UserError
+from sparse_ulm.workflow import check_overrides, find_user_error, one_line_errors, prepare_run, print_scores
+
+COMMAND = "/somewhere/monai/bundle/__main__.py"
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "rate: 0.5\nnetwork_def: {_target_: torch.nn.Linear, in_features: 3}\n"
+        "handlers:\n  - {_target_: StatsHandler}\n  - {_target_: Other}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def _as_library(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["notebook.py", "--lerning_rate", "1"])
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+
+
+def options(config, *rest):
+    return ["run", "--config_file", str(config), *rest]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--rate", "0.1"],
+        ["--rate=0.1"],
+        ["-rate", "-0.1"],
+        ["--network_def#in_features", "4"],
+        ["--network_def::in_features", "4"],
+        ["--handlers#1#_disabled_", "true"],
+        ["--logging_file", "x.conf", "--run_id", "run"],
+        ["--tracking", "mlflow", "--experiment_name", "first"],
+    ],
+)
+def test_known_options_pass(config, given):
+    check_overrides(options(config, *given))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--raet", "0.1"], "unknown option --raet.*did you mean --rate"),
+        (["--raet=0.1"], "unknown option --raet"),
+        (["-raet", "0.1"], "unknown option --raet"),
+        (["--rate", "0.1", "--nothing_like_it", "2"], "unknown option --nothing_like_it"),
+        (["--network_def#out_features", "4"], "unknown option --network_def#out_features"),
+        (["--handlers#2#_disabled_", "true"], "unknown option --handlers#2#_disabled_"),
+        (["--experiment_name", "first"], "unknown option --experiment_name"),
+    ],
+)
+def test_unknown_options_are_refused_with_the_nearest_known_one(config, given, words):
+    with pytest.raises(UserError, match=words):
+        check_overrides(options(config, *given))
+
+
+def test_keys_of_all_config_files_are_known(config, tmp_path):
+    other = tmp_path / "over.yaml"
+    other.write_text("spare: 1\n")
+    files = f"['{config}', '{other}']"
+    check_overrides(["run", "--config_file", files, "--spare", "2", "--rate", "1"])
+    check_overrides(["run", f"--config_file={files}", "--spare", "2"])
+    with pytest.raises(UserError, match="--spare"):
+        check_overrides(options(config, "--spare", "2"))
+
+
+def test_a_mistake_is_found_behind_what_monai_wraps_around_it():
+    mistake = RecordingError("rec.npy holds real samples; wanted IQ.")
+    wrapped = RuntimeError("Failed to instantiate component 'Dataset'")
+    wrapped.__cause__ = KeyError("dataset")
+    wrapped.__cause__.__context__ = mistake
+    assert find_user_error(wrapped) is mistake
+    assert find_user_error(RuntimeError("a bug")) is None
+    assert find_user_error(None) is None
+
+
+def test_a_mistake_is_printed_in_one_line_and_a_bug_with_its_traceback(capsys):
+    one_line_errors(UserError, UserError("two\nlines   here"), None)
+    assert capsys.readouterr().err == "error: two lines here\n"
+    one_line_errors(RuntimeError, RuntimeError("a bug"), None)
+    assert "RuntimeError: a bug" in capsys.readouterr().err
+
+
+def test_a_command_with_an_unknown_option_stops(config, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [COMMAND, *options(config, "--raet", "1")])
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    with pytest.raises(UserError, match="--raet"):
+        prepare_run()
+    assert sys.excepthook is one_line_errors
+
+
+@pytest.mark.usefixtures("_as_library")
+def test_a_program_that_uses_the_configs_keeps_its_own_errors_and_options():
+    prepare_run()
+    assert sys.excepthook is sys.__excepthook__
+
+
+def test_a_mistake_is_not_logged_as_well():
+    record = logging.LogRecord("ignite.engine", logging.ERROR, __file__, 1, "terminating", None, None)
+    assert workflow._drop_user_errors(record)
+    try:
+        raise RuntimeError("applying transform") from UserError("damaged")
+    except RuntimeError:
+        assert not workflow._drop_user_errors(record)
+    try:
+        raise RuntimeError("a bug")
+    except RuntimeError:
+        assert workflow._drop_user_errors(record)
+
+
+def test_scores_are_printed_in_one_line(tmp_path, capsys):
+    scores = {"dice": 0.25, "dice_lambda_10": 0.5, "precision_lambda_10": 0.4, "recall_lambda_10": 0.6667}
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps({"total": scores | {"n_recordings": 3}}))
+    print_scores(path)
+    line = capsys.readouterr().out
+    assert line.startswith("Dice 0.250 voxel exact, 0.500 within a tenth of the wavelength")
+    assert "recall 0.667" in line
+    assert line.count("\n") == 1
