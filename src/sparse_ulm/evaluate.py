@@ -17,7 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from sparse_ulm import __version__
 from sparse_ulm.acquisition import Acquisition, Geometry, as_rows
-from sparse_ulm.blocks import truth_of
+from sparse_ulm.blocks import truth_of, with_distinct_names
 from sparse_ulm.conventions import METRES_PER_MM
 from sparse_ulm.errors import RecordingError, UserError
 from sparse_ulm.evaluation_table import (
@@ -34,6 +34,7 @@ from sparse_ulm.io import find_recordings, open_recordings
 from sparse_ulm.io.names import recording_stem
 from sparse_ulm.io.nifti import MM_PER_UNIT
 from sparse_ulm.io.truth import Truth
+from sparse_ulm.mapping.figure import save_projections
 from sparse_ulm.mapping.truth_map import trajectory_voxels
 from sparse_ulm.metrics import overlap_counts
 
@@ -48,7 +49,7 @@ def evaluate_folder(
     density_threshold: float = 0.0,
     geometry: dict[str, Any] | None = None,
 ) -> Path:
-    """Score all maps of a folder and write `metrics.json` and `metrics.csv`.
+    """Score all maps of a folder and write `metrics.json`, `metrics.csv` and beside each map `NAME_comparison.png`.
 
     A voxel is predicted where the density exceeds the threshold. The true map is the union of the bubbles'
     trajectories on the map's own grid, over all frames of the recording. Scores are voxel exact and within a tenth of
@@ -169,7 +170,8 @@ def _find_truth(
     """
     paths = find_recordings(folder)
     candidates = [path for path in paths if any(name.startswith(recording_stem(path)) for name in names)]
-    opened = {one.name: one for path in candidates for one in open_recordings(path, **options)}
+    recordings = [one for path in candidates for one in open_recordings(path, **options)]
+    opened = {one.name: one for one in with_distinct_names(recordings)}
     found, without_truth = {}, []
     for name in names:
         try:
@@ -201,12 +203,20 @@ def _read_labels(folder: Path) -> dict[str, float]:
 
 
 def _score(path: Path, known: tuple[Acquisition, Truth], *, label: float | None, density_threshold: float) -> ScoredMap:
-    """Score one map."""
+    """Score one map, and draw it beside its truth."""
     recording, truth = known
     density, grid = read_map(path, recording.geometry)
     predicted = np.argwhere(density > density_threshold)
     x, y, z = density.shape
     true = true_voxels(truth, recording, grid, (x, y, z))
+    save_projections(
+        path.with_name(f"{recording.name}_comparison.png"),
+        density.astype(np.float32),
+        grid,
+        title=f"{recording.name}: map and truth",
+        label="Microbubble density (blocks per voxel)",
+        truth=true,
+    )
     wavelength_m = recording.geometry.wavelength_m
     counts = {
         ending: overlap_counts(predicted, true, voxel_size_m=grid.voxel_size_m, tolerance_m=tolerance * wavelength_m)

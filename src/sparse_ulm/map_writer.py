@@ -146,7 +146,8 @@ class WriteMaps:
         geometry = grid.geometry_refined
         save_map(folder / f"{name}_density.nii.gz", density, geometry, description="blocks with a bubble, count")
         save_map(folder / f"{name}_probability.nii.gz", grid.probability(), geometry, description="largest probability")
-        save_projections(folder / f"{name}_density.png", density, geometry, label="blocks with a bubble", title=name)
+        label = "Microbubble density (blocks per voxel)"
+        save_projections(folder / f"{name}_density.png", density, geometry, label=label, title=name)
         write_provenance(
             folder / "provenance.json",
             config=self.provenance,
