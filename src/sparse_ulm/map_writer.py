@@ -101,7 +101,7 @@ class WriteMaps:
             raise UserError(f"output_dir {self.output_dir} is a file; wanted a folder to write to. Choose another.")
 
     def _refuse_same_names(self) -> None:
-        """Refuse rec.nii.gz beside rec.npz: their blocks would add up in one map."""
+        """Refuse what `with_distinct_names` cannot tell apart: the blocks would add up in one map."""
         path_of: dict[str, Path] = {}
         for item in self.blocks:
             name, path = item["image"].name, item["image"].path

@@ -96,8 +96,9 @@ def hdf5_without_maps(folder):
 
 
 def two_of_one_name(folder):
-    save_recording(folder / "rec.npz", blob_frames(), GEOMETRY)
-    save_recording(folder / "rec.nii.gz", blob_frames(), GEOMETRY)
+    # rec.npz and rec.mat are told apart by their ending, and then one is called as the third.
+    for name in ("rec.npz", "rec.mat", "rec_npz.nii.gz"):
+        save_recording(folder / name, blob_frames(), GEOMETRY)
 
 
 def nothing(folder):
@@ -126,7 +127,7 @@ CASES = {
     cut_hdf5: r"rec\.mat",
     pickled: "pickle",
     hdf5_without_maps: "CorrMap",
-    two_of_one_name: r"rec\.nii\.gz and rec\.npz would both be written",
+    two_of_one_name: r"rec\.npz and rec_npz\.nii\.gz would both be written",
     nothing: "no recordings found",
     no_folder: "does not exist",
     flat: "2D recording.*--spatial_dims 2",
