@@ -81,8 +81,10 @@ def pack(root: Path, output: Path) -> Path:
 
 def packed_names(root: Path) -> dict[str, Path]:
     """List what is packed: its name in the bundle, and the file."""
-    files = {file for pattern in ALLOWED for file in root.glob(pattern) if file.is_file() and not file.name.startswith(".")}
-    return {file.relative_to(root).as_posix().removeprefix("src/"): file for file in files}
+    files = {file for pattern in ALLOWED for file in root.glob(pattern) if file.is_file()}
+    return {
+        file.relative_to(root).as_posix().removeprefix("src/"): file for file in files if not file.name.startswith(".")
+    }
 
 
 if __name__ == "__main__":

@@ -22,21 +22,22 @@ class _SparseDecollate:
     def _register_decollate(self: Any) -> None:
         @self.on(IterationEvents.MODEL_COMPLETED)
         def _split(engine: Engine) -> None:
-            batch: dict[str, Any] = engine.state.batch
-            output: dict[str, Any] = engine.state.output
+            state: Any = engine.state  # ignite declares batch and output as numbers
+            batch: dict[str, Any] = state.batch
+            output: dict[str, Any] = state.output
             n_samples = len(batch["recording"])
             lists = {key: value for key, value in batch.items() if isinstance(value, list)}
-            engine.state.batch = [{key: value[i] for key, value in lists.items()} for i in range(n_samples)]
+            state.batch = [{key: value[i] for key, value in lists.items()} for i in range(n_samples)]
             tables = split_output(output[Keys.PRED], n_samples)
             label = output.get(Keys.LABEL)
-            engine.state.output = []
+            state.output = []
             for i in range(n_samples):
                 sample: dict[str, Any] = {Keys.PRED: tables[i]}
                 if label is not None:
                     sample[Keys.LABEL] = label[label[:, 0] == i][:, 1:]
                 if Keys.LOSS in output:
                     sample[Keys.LOSS] = output[Keys.LOSS].detach()
-                engine.state.output.append(sample)
+                state.output.append(sample)
 
 
 class SparseTrainer(_SparseDecollate, SupervisedTrainer):
@@ -60,7 +61,7 @@ class SparseTrainer(_SparseDecollate, SupervisedTrainer):
 class SparseEvaluator(_SparseDecollate, SupervisedEvaluator):
     """MONAI's supervised evaluator for sparse batches."""
 
-    def run(self, global_epoch: int = 1) -> None:
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Evaluate; refuse an empty data set first."""
         require_blocks(self.data_loader)
         super().run(global_epoch=global_epoch)
@@ -73,7 +74,7 @@ def require_blocks(loader: Any) -> None:
         UserError: If it is empty; the folder's own message where the data set knows its folder.
     """
     data = getattr(loader.dataset, "data", None)
-    if hasattr(data, "require"):
+    if data is not None and hasattr(data, "require"):
         data.require()
     if len(loader) == 0:
         raise UserError("the data set holds no block; wanted at least one. Check the dataset folder.")

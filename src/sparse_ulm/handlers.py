@@ -197,7 +197,8 @@ class MapDice(Metric):
 
     def iteration_completed(self, engine: Engine) -> None:
         """Count the samples of one batch (ignite's hook; the geometry stands in the batch, not in the output)."""
-        for item, sample in zip(engine.state.batch, engine.state.output, strict=True):
+        state: Any = engine.state
+        for item, sample in zip(state.batch, state.output, strict=True):
             self.update((sample[Keys.PRED], sample[Keys.LABEL], item["geometry"]))
 
     def update(self, output: Any) -> None:

@@ -113,7 +113,8 @@ class WriteMaps:
 
     def __call__(self, engine: Engine) -> None:
         """Add the samples of one batch."""
-        for item, sample in zip(engine.state.batch, engine.state.output, strict=True):
+        state: Any = engine.state
+        for item, sample in zip(state.batch, state.output, strict=True):
             name, geometry, shape = item["recording"], item["geometry"], item["shape"]
             if name not in self.open_maps:
                 x, y, z = (size * factor for size, factor in zip(shape, self.upsampling, strict=True))
