@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from bundle_runs import GEOMETRY, ROOT, SIZES, blob_frames, load_tool, run_config
+from bundle_runs import GEOMETRY, ROOT, SIZES, blob_frames, infer, load_tool, run_config
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
 from sparse_ulm.io import save_recording
@@ -87,9 +87,7 @@ def test_simulate_infer_evaluate(tmp_path, weights, capsys):
         "simulate.yaml", output_dir=recordings, n_recordings=2, grid_size=[8, 9, 10], n_frames=32, seed=3,
         bubbles_per_psf_volume=[0.05, 0.05], side_lobe_share=0.0,
     )  # fmt: skip
-    run_config(
-        "inference.yaml", dataset_dir=recordings, output_dir=out, weights=weights, n_threads=1, block_frames=32, **SIZES
-    )
+    infer(recordings, out, weights)
     run_config("evaluate.yaml", dataset_dir=recordings, output_dir=out)
     assert "recordings: 2. All scores:" in capsys.readouterr().out
     assert (out / "metrics.csv").read_text().count("simulated_000") == 2
