@@ -60,7 +60,13 @@ def run_config(name, *, workflow_type="inference", **options):
 
 def infer(dataset_dir, output_dir, weights, **options):
     """Run inference.yaml with the small network, in blocks of 32 frames; untrained, it is sure of little."""
-    defaults = {"n_threads": 1, "block_frames": 32, "probability_threshold": 1.0e-3, **SIZES}
+    defaults = {
+        "n_threads": 1,
+        "block_frames": 32,
+        "probability_threshold": 1.0e-3,
+        "keep_probability": 1.0e-3,
+        **SIZES,
+    }
     return run_config(
         "inference.yaml", dataset_dir=dataset_dir, output_dir=output_dir, weights=weights, **(defaults | options)
     )
