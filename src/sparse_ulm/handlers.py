@@ -13,6 +13,7 @@ from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys as Keys
 
 from sparse_ulm.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from sparse_ulm.errors import WeightsError
 from sparse_ulm.losses import MultiScaleDiceLoss
 from sparse_ulm.metrics import overlap_counts, scores_from_counts
 from sparse_ulm.networks.trajectory_map import N_REFINEMENTS, TrajectoryMapNet
@@ -96,8 +97,15 @@ class Checkpoints:
         if not (self.resume and path.exists()):
             return
         state = read_checkpoint(path)
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+        load_weights(self.parts["model"], path)
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise WeightsError(
+                f"training cannot resume from {path} ({error}); wanted the last.pt of a run with the same settings. "
+                "Choose another --output_dir, or start anew with --resume false."
+            ) from error
         self._prolong(state)
         torch.set_rng_state(state["torch_rng"])
         self.best = float(state["best"])
