@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m monai.bundle run
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-slow check weights benchmarks clean
+.PHONY: demo test test-slow check weights clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -40,6 +40,19 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/python bundle/verify.py
 	$(BIN)/python -m pytest -q -m "not slow"
+
+# The training of the shipped weights, whole: simulate, train, table. About an hour on 2 cores.
+VESSELS ?= ../shared/data/vessels
+DATA ?= data/simulated
+
+weights: $(VENV)/.installed
+	$(RUN) --config_file configs/simulate.yaml --output_dir $(DATA)/train --seed 1001 --n_recordings 320 --n_workers 2 \
+		--vessels "['$(VESSELS)/seg1.swc','$(VESSELS)/seg2.swc','$(VESSELS)/seg3.swc']" \
+		--grid_size "[16,16,16]" --format nii --bubbles_per_psf_volume "[0.01,0.5]"
+	$(RUN) --config_file configs/simulate.yaml --output_dir $(DATA)/validation --seed 2001 --n_recordings 18 \
+		--vessels $(VESSELS)/seg4.swc --grid_size "[16,16,16]" --format nii --bubbles_per_psf_volume "[0.01,0.3]"
+	$(RUN) --config_file configs/train.yaml --dataset_dir $(DATA) --output_dir runs/cascade --n_threads 1
+	$(BIN)/python benchmarks/validation_table.py --vessels $(VESSELS)/seg4.swc --runs cascade=runs/cascade
 
 clean:
 	rm -rf $(VENV) demo_output build dist
