@@ -1,0 +1,167 @@
+"""Memory of one training step: the sparse network measured, the dense network of the same layers counted.
+
+    python benchmarks/training_memory.py [--frames 128 512] [--weights FILE] [--json FILE]
+
+For a simulated block (synthetic vessels, 30 bubbles) per number of frames, prints the machine and one table:
+
+- sparse, peak: growth of the resident memory of a fresh process over one forward and backward pass of one block, loss
+  included: activations, kernel maps, gradients and all temporaries; not weights, optimiser or the loaded block.
+- sparse, saved: what autograd saves for the backward pass, each storage once, parameters left out. It does not see the
+  maps of strided layers; the peak does.
+- dense, saved: the same count for the dense network of the same layers, widths and heads, batch norm and ReLU, on all
+  voxels of the block and of the grids refined to x8; worked out on PyTorch's meta device, nothing is allocated
+  (dense_counterpart.py). Its temporaries and gradients would come on top, so the ratio to the sparse peak is a low one.
+
+Sizes, site rule and `max_kept_sites` are those of configs/train.yaml; weights are models/model.pt where it exists,
+else an untrained network whose heads are made to deny nothing: it keeps as many sites as `max_kept_sites` allows.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from dense_counterpart import SavedBytes, count_dense
+from machine import GIB, MIB, ROOT, describe_machine, machine_line, markdown_table, run_measured, write_json
+from monai.bundle import ConfigParser
+
+from sparse_ulm.blocks import RecordingBlocks
+from sparse_ulm.checkpoint import load_weights
+from sparse_ulm.networks.trajectory_map import TrajectoryMapNet
+from sparse_ulm.provenance import peak_memory_bytes
+from sparse_ulm.simulation import parameter_ranges, write_recordings
+from sparse_ulm.sparse import SparseTensor
+
+SIZES = ("encoder_widths", "refine_widths", "temporal_strides")
+TARGET_RATIO = 100.0
+WARM_UP_SITES = 500
+
+
+def read_train_config() -> ConfigParser:
+    """Read configs/train.yaml, nothing of it built yet."""
+    config = ConfigParser()
+    config.read_config(str(ROOT / "configs" / "train.yaml"))
+    config["bundle_root"] = str(ROOT)
+    return config
+
+
+def prepare_block(path: Path, n_frames: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Simulate a recording of one block, run train.yaml's preprocessing, save the network's input and truth."""
+    ranges = parameter_ranges(grid_size=[args.grid] * 3, n_frames=n_frames, n_bubbles=args.bubbles, snr_db=args.snr_db)
+    with tempfile.TemporaryDirectory() as name:
+        summary = write_recordings(
+            name, n_recordings=1, vessels="synthetic", seed=args.seed, ranges=ranges, file_format="nii"
+        )
+        drawn = json.loads(summary.read_text(encoding="utf-8"))["recordings"][0]
+        blocks = RecordingBlocks(name, block_frames=n_frames, with_truth=True)
+        item = read_train_config().get_parsed_content("preprocessing")(blocks[0])
+    image, label = item["image"], torch.nn.functional.pad(item["label"], (1, 0))
+    block = {"coords": image.coords, "feats": image.feats, "range": list(image.spatial_range), "label": label}
+    torch.save(block, path)
+    return {key: drawn[key] for key in ("snr_db", "kernel", "psf_fwhm_m")} | {"sites": len(image)}
+
+
+def train_step(network: TrajectoryMapNet, loss: torch.nn.Module, block: dict[str, Any]) -> list[int]:
+    """Run one block forward and backward; give the sites of every head and of the final map."""
+    x = SparseTensor(block["coords"], block["feats"], spatial_range=tuple(block["range"]))
+    output = network(x)
+    loss(output, block["label"]).backward()
+    return [len(head) for head in (*output.heads, output.final)]
+
+
+def measure_step(path: Path, weights: Path | None) -> dict[str, Any]:
+    """Measure one step in this process, which must be fresh; the child's part of `measure`."""
+    config = read_train_config()
+    torch.manual_seed(1)
+    torch.set_num_threads(1)  # memory hardly depends on it, and a busy machine is no place for more
+    network = config.get_parsed_content("network_def").train()
+    if weights is not None:
+        load_weights(network, weights)
+    else:
+        network.keep_probability = 0.0
+    loss = config.get_parsed_content("loss")
+    block = torch.load(path, weights_only=True)
+    # Compiled loops are loaded and threads started before the step that counts; batch statistics stay out of it.
+    few = {"coords": block["coords"][:WARM_UP_SITES], "feats": block["feats"][:WARM_UP_SITES]}
+    train_step(network, loss, block | few)
+    network.zero_grad(set_to_none=True)
+    before = psutil.Process().memory_info().rss
+    sites = train_step(network, loss, block)
+    peak = peak_memory_bytes() - before
+    saved = SavedBytes()
+    with saved.counting():
+        train_step(network, loss, block)
+    return {"peak_bytes": peak, "saved_bytes": saved.total, "sites_of_heads": sites}
+
+
+def measure(n_frames: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the sparse step in a fresh process and count the dense one."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "block.pt"
+        block = prepare_block(path, n_frames, args)
+        weights = ["--weights", str(args.weights.resolve())] if args.weights else []
+        run = run_measured([sys.executable, __file__, "--block", str(path), *weights])
+    config = read_train_config()
+    sizes = {key: config[key] for key in SIZES} | {"in_channels": config.get_parsed_content("network_def").in_channels}
+    dense = count_dense(sizes, (args.grid,) * 3, n_frames, with_heads=config["variant"] != "plain")
+    return {
+        "n_frames": n_frames,
+        "block": block,
+        "sparse": json.loads(run.output.splitlines()[-1]),
+        "dense_saved_bytes": sum(dense.values()),
+        "dense_saved_bytes_of_stage": dense,
+    }
+
+
+def report(results: list[dict[str, Any]], grid: int) -> str:
+    """Write the table."""
+    rows = []
+    for result in results:
+        sparse, dense = result["sparse"], result["dense_saved_bytes"]
+        ratio = dense / sparse["peak_bytes"]
+        rows.append(
+            (f"{grid}x{grid}x{grid}x{result['n_frames']}", result["block"]["sites"],
+             f"{sparse['peak_bytes'] / MIB:.0f} MiB", f"{sparse['saved_bytes'] / MIB:.0f} MiB",
+             f"{dense / GIB:.1f} GiB", f"{ratio:.0f}",
+             f"{dense / sparse['saved_bytes']:.0f}", "reached" if ratio >= TARGET_RATIO else "MISSED")
+        )  # fmt: skip
+    header = ("block", "sites", "sparse, peak", "sparse, saved", "dense, saved", "dense saved / sparse peak",
+              "saved / saved", "target ≥ 100 on the peak")  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    """Run the benchmark; see the module."""
+    shipped = ROOT / "models" / "model.pt"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, nargs="+", default=[128, 512], help="blocks to measure")
+    parser.add_argument("--grid", type=int, default=32, help="voxels along x, y and z")
+    parser.add_argument("--bubbles", type=int, default=30, help="in the field of view, in every frame")
+    parser.add_argument("--snr_db", type=float, default=20.0, help="median bubble peak over noise rms")
+    parser.add_argument(
+        "--weights", type=Path, default=shipped if shipped.is_file() else None, help="of train.yaml's sizes"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the simulation")
+    parser.add_argument("--json", help="also write machine and numbers there")
+    parser.add_argument("--block", type=Path, help=argparse.SUPPRESS)  # the child: one step on a saved block
+    args = parser.parse_args(arguments)
+    if args.block:
+        print(json.dumps(measure_step(args.block, args.weights)))
+        return []
+    record = describe_machine()
+    print(machine_line(record))
+    print(f"{args.bubbles} bubbles, {args.snr_db:g} dB, seed {args.seed}; "
+          f"weights: {args.weights.name if args.weights else 'none, untrained network'}\n")  # fmt: skip
+    results = [measure(n_frames, args) for n_frames in args.frames]
+    print(report(results, args.grid))
+    options = {key: value for key, value in vars(args).items() if key not in ("weights", "block")}
+    write_json(args.json, record, options=options, trained=args.weights is not None, results=results)
+    return results
+
+
+if __name__ == "__main__":
+    main()
