@@ -1,10 +1,10 @@
 """The validation table: variants of TrajectoryMapNet on recordings of an unseen vessel graph, at three concentrations.
 
 Prints, per trained variant and concentration, the Dice of the maps voxel exact and within a tenth of the wavelength,
-precision and recall within that tolerance, seconds per block and sites of the finest grid; as Markdown, and as JSON with
-`--json`. The recordings are simulated here from `--vessels` and a fixed seed, so that anybody gets the same ones.
+precision and recall within that tolerance, seconds per block and sites of the finest grid; as Markdown, and as JSON
+with `--json`. The recordings are simulated here from `--vessels` and a fixed seed: anybody gets the same ones.
 
-Run:  python benchmarks/validation_table.py --vessels seg4.swc --runs plain=runs/plain pruning=runs/pruning cascade=runs/cascade
+Run:  python benchmarks/validation_table.py --vessels seg4.swc --runs plain=runs/plain cascade=runs/cascade
 """
 
 import argparse

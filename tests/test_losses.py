@@ -37,7 +37,9 @@ def test_perfect_and_empty() -> None:
     none = SparseTensor(
         torch.zeros(0, 5, dtype=torch.int32), torch.zeros(0, 1, dtype=torch.float64), spatial_range=(1, 5, 6, 7, 1)
     )
-    assert float(soft_dice_loss(none, rows([0, 1, 2, 3, 0]), miss_weight=0.5, smooth=1e-3)) == pytest.approx(1.0, abs=1e-3)
+    assert float(soft_dice_loss(none, rows([0, 1, 2, 3, 0]), miss_weight=0.5, smooth=1e-3)) == pytest.approx(
+        1.0, abs=1e-3
+    )
     assert float(soft_dice_loss(none, rows(), miss_weight=0.5, smooth=1e-3)) == pytest.approx(0.0, abs=1e-9)
 
 
@@ -50,14 +52,19 @@ def test_targets_are_floored_to_each_heads_stride_and_slots_are_kept() -> None:
     assert float(loss) == pytest.approx(0.0, abs=1e-5)
     # The released code's half stride would put the second slot's targets where no head has a site.
     wrong = truth * torch.tensor([1, 1, 1, 1, 2], dtype=torch.int32)
-    assert float(MultiScaleDiceLoss(upsampling=(8, 8, 8), head_miss_weight=0.5)(TrajectoryMapOutput((head,), None), wrong)) > 0.3
+    assert (
+        float(MultiScaleDiceLoss(upsampling=(8, 8, 8), head_miss_weight=0.5)(TrajectoryMapOutput((head,), None), wrong))
+        > 0.3
+    )
 
 
 def test_mean_over_heads() -> None:
     truth = rows([0, 0, 0, 0, 0])
     right = logits([[0, 0, 0, 0, 0]], [1 - 1e-9], (1, 1, 1, 1, 1))
     wrong = logits([[0, 0, 0, 0, 0]], [1e-9], (1, 2, 2, 2, 1))
-    loss = MultiScaleDiceLoss(upsampling=(8, 8, 8), head_miss_weight=0.5)(TrajectoryMapOutput((right, wrong), None), truth)
+    loss = MultiScaleDiceLoss(upsampling=(8, 8, 8), head_miss_weight=0.5)(
+        TrajectoryMapOutput((right, wrong), None), truth
+    )
     assert float(loss) == pytest.approx(0.5, abs=1e-3)
 
 

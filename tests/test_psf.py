@@ -20,9 +20,7 @@ FWHM = (2.0, 2.2, 1.1)
 def bubbles(shape: tuple[int, int, int, int], centres: list[tuple[float, float, float]]) -> torch.Tensor:
     """One bubble a frame, Gaussian with the widths of FWHM, random phases."""
     generator = np.random.default_rng(5)
-    sigma = [
-        f * GEOMETRY.wavelength_m / FWHM_PER_SIGMA / v for f, v in zip(FWHM, GEOMETRY.voxel_size_m, strict=True)
-    ]
+    sigma = [f * GEOMETRY.wavelength_m / FWHM_PER_SIGMA / v for f, v in zip(FWHM, GEOMETRY.voxel_size_m, strict=True)]
     grid = np.meshgrid(*(np.arange(n) for n in shape[:3]), indexing="ij")
     iq = np.zeros(shape, np.complex64)
     for t in range(shape[3]):
@@ -52,9 +50,7 @@ def test_correlation_by_hand_and_by_loops() -> None:
     padded = torch.view_as_complex(padded.contiguous())
     for x, y, z, t in [(0, 0, 0, 0), (3, 2, 4, 1), (6, 5, 7, 2), (2, 5, 0, 2)]:
         window = padded[x : x + 3, y : y + 5, z : z + 3, t]
-        expected = (psf.conj() * window).sum() / (
-            torch.linalg.vector_norm(psf) * torch.linalg.vector_norm(window)
-        )
+        expected = (psf.conj() * window).sum() / (torch.linalg.vector_norm(psf) * torch.linalg.vector_norm(window))
         assert abs(complex(found[x, y, z, t]) - complex(expected)) < 1e-5
 
 

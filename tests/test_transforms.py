@@ -122,7 +122,7 @@ def test_2d_recording_for_a_3d_network_is_refused(tmp_path: Path) -> None:
 def test_missing_truth_is_an_error_that_names_the_file(folder: Path) -> None:
     (folder / "walk_truth.csv").unlink()
     block = RecordingBlocks(folder, block_frames=16, with_truth=True)[0]
-    with pytest.raises(RecordingError, match="walk_truth.csv"):
+    with pytest.raises(RecordingError, match=r"walk_truth\.csv"):
         LoadTruthd("label", slot_frames=8, upsampling=(8, 8, 8))(block)
 
 

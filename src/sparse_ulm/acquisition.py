@@ -86,7 +86,7 @@ class Geometry:
         return self.sound_speed_m_s / self.transmit_frequency_hz
 
     def refined(self, factor: tuple[int, int, int]) -> "Geometry":
-        """Give the geometry of the grid refined by `factor` per axis: smaller steps *and* the shift of its first centre.
+        """Give the geometry of the grid refined by `factor` per axis: smaller steps *and* its first centre shifted.
 
         The shift is -7/16 of an input voxel for a factor of 8, and none along an axis whose factor is 1.
         """
@@ -103,7 +103,7 @@ class Geometry:
     def to_voxel(self, position_m: NDArray[np.floating]) -> NDArray[np.float64]:
         """Turn (n, 3) scanner positions in metres into (n, 3) positions in voxels."""
         shifted = np.asarray(position_m, dtype=float) - self.matrix_m[:3, 3]
-        return np.linalg.solve(self.matrix_m[:3, :3], shifted.T).T
+        return np.asarray(np.linalg.solve(self.matrix_m[:3, :3], shifted.T).T, dtype=np.float64)
 
 
 def as_rows(affine: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:

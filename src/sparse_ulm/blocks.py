@@ -105,7 +105,7 @@ class RecordingBlocks(Sequence[BlockItem]):
 
 
 def with_distinct_names(acquisitions: Sequence[Acquisition]) -> list[Acquisition]:
-    """Add the file's ending to names that several recordings share (`rec.npz`, `rec.mat`), whose outputs would collide."""
+    """Add the file's ending to names that several recordings share (`rec.npz`, `rec.mat`): outputs would collide."""
     count = Counter(acquisition.name for acquisition in acquisitions)
     return [
         replace(a, name=a.name + recording_suffix(a.path).replace(".", "_")) if count[a.name] > 1 else a

@@ -59,9 +59,7 @@ class MultiScaleDiceLoss(nn.Module):
         return torch.stack(losses).mean()
 
 
-def soft_dice_loss(
-    logits: SparseTensor, truth: TruthSites, *, miss_weight: float, smooth: float
-) -> Float[Tensor, ""]:
+def soft_dice_loss(logits: SparseTensor, truth: TruthSites, *, miss_weight: float, smooth: float) -> Float[Tensor, ""]:
     """Give 1 - (hit + s) / (hit + (1 - w) false + w missed + s) over all sites of the batch.
 
     hit = sum p y, false = sum p (1 - y), missed = |Y| - hit, where Y includes truth that has no site. At w = 1/2 this

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Complex64, Float
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -20,6 +21,9 @@ from sparse_ulm.errors import UserError
 
 PsfKernel = Complex64[Tensor, "kx ky kz"]
 """A PSF sampled on the recording's grid, centred, odd sizes, its phase carrier taken out."""
+
+MAX_PATCHES = 200
+"""Isolated bubbles that an estimated PSF is averaged from, at most."""
 
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
@@ -163,25 +167,27 @@ def estimate_psf(
     half = np.asarray(half_size)
     near = ndimage.maximum_filter(magnitude, size=(*(2 * half + 1), 1))
     peaks = np.argwhere((magnitude == near) & (magnitude > peak_over_noise * noise_rms))
-    rank = np.argsort([-magnitude[tuple(p)] for p in peaks], kind="stable")
-    patches = []
-    for x, y, z, t in peaks[rank]:
-        centre = np.array([x, y, z])
-        if (centre < half).any() or (centre + half >= iq.shape[:3]).any():
-            continue
-        same_frame = peaks[peaks[:, 3] == t]
-        rivals = (np.abs(same_frame[:, :3] - centre) <= 2 * np.maximum(half, 1)).all(axis=1)
-        strong = magnitude[tuple(same_frame[rivals].T)] > 0.5 * magnitude[x, y, z, t]
-        if strong.sum() > 1:
-            continue
-        box = tuple(slice(c - h, c + h + 1) for c, h in zip(centre, half, strict=True))
-        patch = iq[(*box, int(t))]
-        patches.append(patch / iq[x, y, z, t])
-        if len(patches) == 200:
-            break
+    strongest_first = np.argsort(-magnitude[tuple(peaks.T)], kind="stable")
+    h_x, h_y, h_z = half_size
+    patches: list[Tensor] = []
+    for x, y, z, t in peaks[strongest_first].tolist():
+        if len(patches) < MAX_PATCHES and _is_isolated(np.array([x, y, z, t]), peaks, magnitude, half):
+            patch = iq[x - h_x : x + h_x + 1, y - h_y : y + h_y + 1, z - h_z : z + h_z + 1, t]
+            patches.append(patch / iq[x, y, z, t])
     if len(patches) < 5:
         raise UserError(
             f"found {len(patches)} isolated bubbles; wanted at least 5 to estimate the PSF. "
             "Use psf: geometry, give a PSF file, or estimate on a sparser recording."
         )
     return torch.stack(patches).mean(0).to(torch.complex64)
+
+
+def _is_isolated(
+    peak: NDArray[np.int64], peaks: NDArray[np.int64], magnitude: NDArray[np.float32], half: NDArray[np.int64]
+) -> bool:
+    """Tell whether the window round a peak lies inside the block and no rival above half its height is near."""
+    centre, frame = peak[:3], peak[3]
+    if (centre < half).any() or (centre + half >= magnitude.shape[:3]).any():
+        return False
+    rivals = peaks[(peaks[:, 3] == frame) & (np.abs(peaks[:, :3] - centre) <= 2 * np.maximum(half, 1)).all(axis=1)]
+    return int((magnitude[tuple(rivals.T)] > 0.5 * magnitude[tuple(peak)]).sum()) == 1

@@ -129,9 +129,7 @@ def select_sites(
     elif rule == "top_k":
         return keep_top_k(correlation, k=max_sites)
     else:
-        raise UserError(
-            f"rule is {rule!r}; wanted iq_over_noise, correlation_over_noise, correlation_power or top_k."
-        )
+        raise UserError(f"rule is {rule!r}; wanted iq_over_noise, correlation_over_noise, correlation_power or top_k.")
     if int(mask.sum()) > max_sites:
         mask = keep_top_k(torch.where(mask, iq, 0), k=max_sites)
     return mask

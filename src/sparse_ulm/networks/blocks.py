@@ -58,9 +58,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.convs = nn.Sequential(
             *(
-                SpaceTimeConv(
-                    channels, channels, spatial_dims=spatial_dims, temporal_taps=temporal_taps, kernel=kernel
-                )
+                SpaceTimeConv(channels, channels, spatial_dims=spatial_dims, temporal_taps=temporal_taps, kernel=kernel)
                 for _ in range(n_convs)
             )
         )
