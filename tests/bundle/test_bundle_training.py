@@ -1,12 +1,18 @@
 """configs/train.yaml, small: it learns, it can be stopped after any epoch, and two runs agree."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
-from bundle_runs import SIZES, run_config
+from bundle_runs import ROOT, SIZES, run_config
 from monai.bundle import ConfigWorkflow
 
 from sparse_ulm.handlers import Checkpoints
 from sparse_ulm.simulation import ParameterRanges, write_recordings
+from sparse_ulm.workflow import find_user_error
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,41 @@ def test_a_killed_run_goes_on_to_the_same_weights(simulated, tmp_path, monkeypat
     assert one["best"] == two["best"]
     for key, value in one["model"].items():
         torch.testing.assert_close(two["model"][key], value, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_process_killed_in_the_middle_of_an_epoch_goes_on(simulated, tmp_path):
+    """SIGKILL to the real command, at a moment that nobody chose, then the same command again."""
+    whole = train(simulated, tmp_path / "whole", n_epochs=6, batch_blocks=1)
+    options = {"n_epochs": 6, "batch_blocks": 1, "block_frames": 32, "val_interval": 1, "n_threads": 1, **SIZES}
+    options |= {"temporal_strides": [2, 2, 2], "max_kept_sites": 500}
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(ROOT / "configs" / "train.yaml")]
+    command += ["--bundle_root", str(ROOT), "--dataset_dir", str(simulated), "--output_dir", str(tmp_path / "parts")]
+    command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    last = tmp_path / "parts" / "last.pt"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not last.exists():
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 1 <= torch.load(last)["epoch"] < 6
+    subprocess.run(command, check=True, capture_output=True)
+    assert torch.load(last)["epoch"] == 6
+    assert float(torch.load(last)["best"]) == pytest.approx(
+        float(torch.load(tmp_path / "whole" / "last.pt")["best"]), abs=1e-9
+    )
+    assert whole.trainer.state.epoch == 6
+
+
+def test_a_run_of_other_sizes_is_not_resumed(simulated, tmp_path):
+    train(simulated, tmp_path, n_epochs=1)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(RuntimeError) as wrapped:  # MONAI wraps what its expressions raise
+        train(simulated, tmp_path, n_epochs=2, encoder_widths=[5, 5, 6])
+    assert "do not fit the network" in str(find_user_error(wrapped.value))
+    assert (tmp_path / "last.pt").read_bytes() == before
 
 
 def test_a_finished_run_is_not_trained_further(simulated, tmp_path):

@@ -1,0 +1,156 @@
+"""The benchmarks run, at sizes that take a moment, and their counts are right where they can be counted by hand."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def read_config(name: str) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "configs" / name))
+    return parser
+
+
+def test_lost_bubbles_are_counted() -> None:
+    from sparsification import Count
+
+    mask = torch.zeros(5, 6, 7, 2, dtype=torch.bool)
+    mask[1, 1, 1, 0] = mask[4, 5, 6, 1] = True
+    count = Count()
+    # At the kept voxel; beside it; two voxels off; beside it but in the other frame.
+    count.add(mask, torch.tensor([[1, 1, 1, 0], [2, 0, 2, 0], [3, 1, 1, 0], [1, 1, 1, 1]]).numpy())
+    assert count.shares() == {
+        "kept_share": 2 / 420,
+        "sites_per_bubble": 0.5,
+        "lost_own_voxel": 0.75,
+        "lost_3x3x3": 0.5,
+    }
+
+
+def test_sparsification_tells_rules_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import sparsification
+
+    file = tmp_path / "sparsification.json"
+    options = "--recordings 1 --grid_size 9 10 11 --frames 6 --concentrations 0.05 --json"
+    results = sparsification.main([*options.split(), str(file)])
+    rules = results[0]["rules"]
+    loose, tight = rules["iq_over_noise 2.0"], rules["iq_over_noise 3.0"]
+    assert loose["kept_share"] > tight["kept_share"] > 0
+    assert loose["lost_own_voxel"] <= tight["lost_own_voxel"]
+    assert rules["top_k 10k of 524k"]["kept_share"] == pytest.approx(10_000 / 524_288, abs=1e-3)
+    assert all(share["lost_3x3x3"] <= share["lost_own_voxel"] for share in rules.values())
+    assert json.loads(file.read_text())["results"][0]["true_bubbles"] == results[0]["true_bubbles"] > 0
+    assert "| iq_over_noise 2.5 |" in capsys.readouterr().out
+
+
+def test_noise_is_found_among_bubbles_that_stand_still() -> None:
+    from sparsification import noise_from_differences
+
+    generator = torch.Generator().manual_seed(1)
+    noise = 3.0 * torch.randn(11, 12, 13, 14, generator=generator, dtype=torch.complex64)
+    assert noise_from_differences(noise + 100.0) == pytest.approx(3.0, rel=0.05)
+
+
+def test_saved_bytes_by_hand() -> None:
+    from dense_counterpart import SavedBytes
+
+    x, weight = torch.ones(5, 6), torch.ones(6, 7, requires_grad=True)
+    saved = SavedBytes()
+    with saved.counting():
+        y = (x @ weight).sigmoid()  # saves x (5 x 6) and its own result (5 x 7), and a weight, which does not count
+        (y * y).sum()  # saves the result again, which counts once
+    assert saved.total == 4 * (5 * 6 + 5 * 7)
+
+
+def test_dense_counterpart_has_the_layers_of_the_sparse_network() -> None:
+    from dense_counterpart import DenseCounterpart
+
+    config = read_config("train.yaml")
+    network = config.get_parsed_content("network_def")
+    sizes = {key: config[key] for key in ("encoder_widths", "refine_widths", "temporal_strides")}
+    shapes = []
+
+    class Listing(DenseCounterpart):
+        def _parameter(self, *shape: int) -> torch.Tensor:
+            shapes.append(shape)
+            return super()._parameter(*shape)
+
+    Listing(sizes | {"in_channels": 4}, with_heads=True).step((8, 8, 8), 32, enter=lambda stage: None)
+    weights = sum(torch.Size(shape).numel() for shape in shapes)
+    assert weights == sum(p.numel() for p in network.parameters()) - 4  # the biases of three heads and the last layer
+
+
+def test_meta_and_real_tensors_save_alike() -> None:
+    from dense_counterpart import count_dense
+
+    sizes = {
+        "in_channels": 2,
+        "encoder_widths": [3, 4, 5],
+        "refine_widths": [6, 5, 4, 3],
+        "temporal_strides": [2, 2, 1],
+    }
+    meta, real = (count_dense(sizes, (4, 8, 4), 8, with_heads=True, device=device) for device in ("meta", "cpu"))
+    assert meta == real
+    slots = 2
+    cells = 32 * 64 * 32
+    # Refined by 8: 6 tensors over the slots (after upsampling, two convolutions, two ReLU, the sum), then the pooled
+    # one, two of the last block, its sum, and the probability with a one-byte target.
+    by_hand = 4 * cells * (6 * 3 * slots + 4 * 3 + 1) + cells
+    assert meta["grid refined by 8"] == pytest.approx(by_hand, rel=0.2)
+
+
+def test_training_memory_measures_and_counts(tmp_path: Path) -> None:
+    import training_memory
+
+    file = tmp_path / "memory.json"
+    options = "--frames 32 --grid 8 --bubbles 2 --json"
+    (result,) = training_memory.main([*options.split(), str(file)])
+    sparse = result["sparse"]
+    assert 0 < sparse["saved_bytes"] < sparse["peak_bytes"] < 1e9
+    assert len(sparse["sites_of_heads"]) == 4
+    assert json.loads(file.read_text())["results"][0]["dense_saved_bytes"] == result["dense_saved_bytes"]
+
+
+def test_inference_block_runs_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import inference_block
+
+    torch.manual_seed(5)
+    weights = tmp_path / "model.pt"
+    torch.save({"model": read_config("inference.yaml").get_parsed_content("network_def").state_dict()}, weights)
+    monkeypatch.setattr(inference_block, "QUICK", (8, 32))
+    result = inference_block.main(["--quick", "--threads", "1", "--bubbles", "2", "--weights", str(weights)])
+    assert result["wall_s"] > result["work_s"] > 0
+    assert 1e8 < result["peak_bytes"] < 3e9
+    assert len(result["sites_per_block"]) == 1
+
+
+def test_missing_weights_and_failing_commands_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import inference_block
+    import machine
+
+    with pytest.raises(SystemExit):
+        inference_block.main(["--weights", str(tmp_path / "none.pt")])
+    assert "none.pt does not exist" in capsys.readouterr().err
+    with pytest.raises(machine.BenchmarkError, match="no such thing"):
+        machine.run_measured([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_peak_memory_is_the_childs_own() -> None:
+    import machine
+
+    ballast = bytearray(b"1" * (300 << 20))
+    run = machine.run_measured([sys.executable, "-I", "-S", "-c", "x = b'1' * (50 << 20)"])
+    assert 50 << 20 < run.peak_bytes < len(ballast)
+    assert run.cpu_s <= run.wall_s * 1.5
