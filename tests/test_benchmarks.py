@@ -106,9 +106,9 @@ def test_meta_and_real_tensors_save_alike() -> None:
     slots = 2
     cells = 32 * 64 * 32
     # Refined by 8: 6 tensors over the slots (after upsampling, two convolutions, two ReLU, the sum), then the pooled
-    # one, two of the last block, its sum, and the probability with a one-byte target.
+    # one, two of the last block, its sum, and the probability with a one-byte target; statistics are a few bytes.
     by_hand = 4 * cells * (6 * 3 * slots + 4 * 3 + 1) + cells
-    assert meta["grid refined by 8"] == pytest.approx(by_hand, rel=0.2)
+    assert meta["grid refined by 8"] == pytest.approx(by_hand, abs=1000)
 
 
 def test_training_memory_measures_and_counts(tmp_path: Path) -> None:
@@ -120,9 +120,11 @@ def test_training_memory_measures_and_counts(tmp_path: Path) -> None:
     sparse = result["sparse"]
     assert 0 < sparse["saved_bytes"] < sparse["peak_bytes"] < 1e9
     assert len(sparse["sites_of_heads"]) == 4
+    assert 0 < result["block"]["sites"] <= result["block"]["sites_before_budget"]
     assert json.loads(file.read_text())["results"][0]["dense_saved_bytes"] == result["dense_saved_bytes"]
 
 
+@pytest.mark.slow  # a fresh process imports everything; tests/bundle runs the same config in this one
 def test_inference_block_runs_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import inference_block
 
@@ -150,7 +152,7 @@ def test_missing_weights_and_failing_commands_are_told(tmp_path: Path, capsys: p
 def test_peak_memory_is_the_childs_own() -> None:
     import machine
 
-    ballast = bytearray(b"1" * (300 << 20))
+    ballast = bytearray(b"1" * (200 << 20))
     run = machine.run_measured([sys.executable, "-I", "-S", "-c", "x = b'1' * (50 << 20)"])
     assert 50 << 20 < run.peak_bytes < len(ballast)
     assert run.cpu_s <= run.wall_s * 1.5
