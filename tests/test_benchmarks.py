@@ -30,7 +30,7 @@ def test_lost_bubbles_are_counted() -> None:
     mask[1, 1, 1, 0] = mask[4, 5, 6, 1] = True
     count = Count()
     # At the kept voxel; beside it; two voxels off; beside it but in the other frame.
-    count.add(mask, torch.tensor([[1, 1, 1, 0], [2, 0, 2, 0], [3, 1, 1, 0], [1, 1, 1, 1]]).numpy())
+    count.add(mask, torch.tensor([[1, 1, 1, 0], [4, 5, 5, 1], [3, 1, 1, 0], [1, 1, 1, 1]]).numpy())
     assert count.shares() == {
         "kept_share": 2 / 420,
         "sites_per_bubble": 0.5,
