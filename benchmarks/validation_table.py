@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
             variant, _, path = run.partition("=")
             for concentration in CONCENTRATIONS:
                 data = Path(folder) / str(concentration)
-                rows.append(score(variant, Path(path), data, options.threshold) | {"concentration": concentration})
+                rows.append(score(variant, Path(path), data, options) | {"concentration": concentration})
     print(markdown(rows))
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1))
@@ -55,6 +55,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n_recordings", type=int, default=6, help="per concentration")
     parser.add_argument("--grid_size", type=int, nargs=3, default=[16, 16, 16])
     parser.add_argument("--n_frames", type=int, default=128)
+    parser.add_argument("--noise_measure", default="differences", help="the one that the runs were trained with")
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json")
@@ -73,10 +74,11 @@ def simulate(folder: Path, concentration: float, options: argparse.Namespace) ->
     )
 
 
-def score(variant: str, run: Path, data: Path, threshold: float) -> dict[str, Any]:
+def score(variant: str, run: Path, data: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Score the maps of one trained variant on one folder of recordings, voxels pooled over all blocks."""
     config = ConfigParser(ConfigParser.load_config_file(ROOT / "configs" / "train.yaml"))
     config["variant"], config["bundle_root"], config["max_kept_sites"] = variant, str(ROOT), 200_000
+    config["noise_measure"] = options.noise_measure
     network = config.get_parsed_content("network_def")
     load_weights(network, run / "model.pt")
     network.eval()
@@ -89,7 +91,7 @@ def score(variant: str, run: Path, data: Path, threshold: float) -> dict[str, An
         with torch.no_grad():
             final = network(block["image"]).final
         seconds += time.perf_counter() - started
-        predicted = final.coords[final.feats[:, 0].sigmoid() > threshold][:, 1:4].long().numpy()
+        predicted = final.coords[final.feats[:, 0].sigmoid() > options.threshold][:, 1:4].long().numpy()
         truth = np.unique(block["label"][:, :3].numpy(), axis=0).astype(np.int64)
         voxel_size_m = block["geometry"].refined(network.upsampling).voxel_size_m
         tolerance_m = 0.1 * block["geometry"].wavelength_m

@@ -30,6 +30,7 @@ TO_SPARSE = {
     "keys": "image",
     "rule": "iq_over_noise",
     "noise_factor": 4.0,
+    "noise_measure": "differences",
     "correlation_threshold": 0.25,
     "max_sites": 100_000,
     "floor_db": -30.0,

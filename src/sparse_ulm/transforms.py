@@ -124,6 +124,7 @@ class ToSparseTensord(MapTransform):
         keys: The demodulated block.
         rule: Which voxels are kept (`sparsify.select_sites`).
         noise_factor: For the rules against noise, in noise rms.
+        noise_measure: How the noise is measured, "differences" or "faintest" (`sparsify.measure_noise_rms`).
         correlation_threshold: On |c|^2, for `correlation_power`.
         max_sites: Budget per block, the strongest are kept; also k of `top_k`.
         floor_db: Below the block's maximum nothing is kept; acts on recordings (almost) without noise.
@@ -138,6 +139,7 @@ class ToSparseTensord(MapTransform):
         *,
         rule: str,
         noise_factor: float,
+        noise_measure: str,
         correlation_threshold: float,
         max_sites: int,
         floor_db: float,
@@ -160,6 +162,7 @@ class ToSparseTensord(MapTransform):
             "max_sites": int(max_sites),
             "floor_db": floor_db,
         }
+        self.noise_measure = noise_measure
         self.features = features
         self.site_multiple = tuple(site_multiple)
         self.engine = resolve_engine(engine)
@@ -169,7 +172,7 @@ class ToSparseTensord(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             iq, correlation = d[key], d.pop("correlation")
-            noise_rms = measure_noise_rms(iq)
+            noise_rms = measure_noise_rms(iq, noise_measure=self.noise_measure)
             kept = select_sites(iq, correlation, **self.selection, noise_rms=noise_rms)
             coords = torch.nonzero(kept).int().contiguous()
             feats = site_features(iq, correlation, coords, noise_rms=noise_rms, features=self.features)
