@@ -55,14 +55,6 @@ def test_sparsification_tells_rules_apart(tmp_path: Path, capsys: pytest.Capture
     assert "| iq_over_noise 2.5 |" in capsys.readouterr().out
 
 
-def test_noise_is_found_among_bubbles_that_stand_still() -> None:
-    from sparsification import noise_from_differences
-
-    generator = torch.Generator().manual_seed(1)
-    noise = 3.0 * torch.randn(11, 12, 13, 14, generator=generator, dtype=torch.complex64)
-    assert noise_from_differences(noise + 100.0) == pytest.approx(3.0, rel=0.05)
-
-
 def test_saved_bytes_by_hand() -> None:
     from dense_counterpart import SavedBytes
 
