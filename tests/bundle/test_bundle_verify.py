@@ -55,7 +55,7 @@ YAML_TRAPS = [
     ("train.yaml", rf"{LOSS}$", "sparse_ulm.losses.MultiDice", "MultiDice cannot be imported"),
     ("train.yaml", rf"{LOSS}$", f"{LOSS}\n  a: 1", "no argument 'a'"),
     ("inference.yaml", r'n_components: "@', 'n_parts: "@', "no argument 'n_parts'"),
-    ("inference.yaml", r'noise_factor: "@noise_factor"\n      corr', "corr", "needs argument 'noise_factor'"),
+    ("inference.yaml", r'noise_measure: "@noise_measure"\n      corr', "corr", "needs argument 'noise_measure'"),
     ("train.yaml", r"max_epochs: ", "epochs: ", "required key 'train#trainer#max_epochs'"),
     ("inference.yaml", r"^noise_factor: \S+", "noise_factor: 97.0", "97.0 in inference.yaml; wanted the same"),
     ("inference.yaml", r'floor_db: "@floor_db"', "floor_db: -97.0", "its steps differ"),
