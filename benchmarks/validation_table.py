@@ -55,7 +55,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n_recordings", type=int, default=6, help="per concentration")
     parser.add_argument("--grid_size", type=int, nargs=3, default=[16, 16, 16])
     parser.add_argument("--n_frames", type=int, default=128)
-    parser.add_argument("--noise_measure", default="differences", help="the one that the runs were trained with")
+    parser.add_argument("--noise_measure", default="faintest", help="the one that the runs were trained with")
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json")

@@ -46,13 +46,13 @@ def test_sparsification_tells_rules_apart(tmp_path: Path, capsys: pytest.Capture
     options = "--recordings 1 --grid_size 9 10 11 --frames 6 --concentrations 0.05 --json"
     results = sparsification.main([*options.split(), str(file)])
     rules = results[0]["rules"]
-    loose, tight = rules["iq_over_noise 2.0"], rules["iq_over_noise 3.0"]
+    loose, tight = rules["iq_over_noise 2.0, faintest"], rules["iq_over_noise 3.0, faintest"]
     assert loose["kept_share"] > tight["kept_share"] > 0
     assert loose["lost_own_voxel"] <= tight["lost_own_voxel"]
     assert rules["top_k 10k of 524k"]["kept_share"] == pytest.approx(10_000 / 524_288, abs=1e-3)
     assert all(share["lost_3x3x3"] <= share["lost_own_voxel"] for share in rules.values())
     assert json.loads(file.read_text())["results"][0]["true_bubbles"] == results[0]["true_bubbles"] > 0
-    assert "| iq_over_noise 2.5 |" in capsys.readouterr().out
+    assert "| iq_over_noise 2.5, faintest |" in capsys.readouterr().out
 
 
 def test_saved_bytes_by_hand() -> None:

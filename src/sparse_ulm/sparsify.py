@@ -17,7 +17,7 @@ KeptMask = Bool[Tensor, "x y z t"]
 
 N_FEATURES: dict[str, int] = {"complex": 2, "magnitude_and_complex": 4}
 
-NOISE_MEASURES = ("differences", "faintest")
+NOISE_MEASURES = ("faintest", "differences")
 
 WHITE_NOISE_RATIO = 0.8
 """Fourth over second differences, each in units of white noise: 1 for white noise, 0.58 behind PALA's 50 to 249 Hz
@@ -26,21 +26,21 @@ band-pass at 1000 Hz; our choice lies between."""
 NOISE_QUANTILE = 0.05
 
 
-def measure_noise_rms(block: IqBlock, *, noise_measure: str = "differences") -> float:
+def measure_noise_rms(block: IqBlock, *, noise_measure: str = "faintest") -> float:
     """Measure the rms of complex noise in a block that also holds bubbles.
+
+    "faintest": a low quantile of the voxels. Right where most voxels hold no bubble; where none is free of them it is
+    several times too high, and so works as a gain control: fewer, brighter sites.
 
     "differences": second differences over frames, in which slow bubbles cancel and white noise has 6 times its power; a
     low quantile leaves fast bubbles out. It holds at any concentration, for noise that is independent from frame to
     frame. A recording filtered along time has no such noise; fourth differences then shrink against second ones, and
     the faintest voxels are used instead, as in blocks of fewer than 5 frames. A moving average over three frames is
-    not noticed so; such a recording wants "faintest".
-
-    "faintest": the low quantile of the voxels themselves. Right where most voxels hold no bubble, and several times
-    too high where none is free of them.
+    not noticed so.
 
     Args:
         block: complex64 (x, y, z, t).
-        noise_measure: "differences" or "faintest".
+        noise_measure: "faintest" or "differences"; the one that the weights were trained with.
 
     Returns:
         RMS of |noise|, in the block's units; 0 for a block of zeros.
@@ -160,7 +160,7 @@ def select_sites(
     if rule == "iq_over_noise":
         mask = keep_by_noise(iq, noise_factor=noise_factor, noise_rms=noise_rms, floor_db=floor_db)
     elif rule == "correlation_over_noise":
-        noise = measure_noise_rms(correlation, noise_measure="faintest")
+        noise = measure_noise_rms(correlation)
         mask = keep_by_noise(correlation, noise_factor=noise_factor, noise_rms=noise, floor_db=floor_db)
     elif rule == "correlation_power":
         mask = keep_by_correlation(correlation, threshold=correlation_threshold)

@@ -124,7 +124,7 @@ class ToSparseTensord(MapTransform):
         keys: The demodulated block.
         rule: Which voxels are kept (`sparsify.select_sites`).
         noise_factor: For the rules against noise, in noise rms.
-        noise_measure: How the noise is measured, "differences" or "faintest" (`sparsify.measure_noise_rms`).
+        noise_measure: How the noise is measured, "faintest" or "differences" (`sparsify.measure_noise_rms`).
         correlation_threshold: On |c|^2, for `correlation_power`.
         max_sites: Budget per block, the strongest are kept; also k of `top_k`.
         floor_db: Below the block's maximum nothing is kept; acts on recordings (almost) without noise.
