@@ -52,7 +52,7 @@ weights: $(VENV)/.installed
 	$(RUN) --config_file configs/simulate.yaml --output_dir $(DATA)/validation --seed 2001 --n_recordings 18 \
 		--vessels $(VESSELS)/seg4.swc --grid_size "[16,16,16]" --format nii --bubbles_per_psf_volume "[0.01,0.3]"
 	$(RUN) --config_file configs/train.yaml --dataset_dir $(DATA) --output_dir runs/cascade --n_threads 1
-	$(BIN)/python benchmarks/validation_table.py --vessels $(VESSELS)/seg4.swc --runs cascade=runs/cascade
+	$(BIN)/python benchmarks/validation_table.py --vessels $(VESSELS)/seg4.swc --n_recordings 10 --threads 1 --runs cascade=runs/cascade
 
 clean:
 	rm -rf $(VENV) demo_output build dist
