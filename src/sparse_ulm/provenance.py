@@ -62,14 +62,14 @@ def write_provenance(
             "sparse_ulm": __version__,
             "git": _git_state(Path(__file__).resolve().parent),
             "python": platform.python_version(),
-            "packages": _package_versions(),
+            "packages": package_versions(),
         },
         "config": to_json(config),
         "seeds": to_json(seeds),
         "engine": engine,
         "inputs": [_describe_file(file) for file in inputs],
         "weights": None if weights is None else _describe_file(weights),
-        "machine": _describe_machine(),
+        "machine": describe_machine(),
         "threads": torch.get_num_threads(),
         "started_utc": (now - timedelta(seconds=wall_time_s)).isoformat(timespec="seconds"),
         "finished_utc": now.isoformat(timespec="seconds"),
@@ -130,7 +130,7 @@ def _describe_file(path: str | Path) -> dict[str, Any]:
     return {"path": str(path), "bytes": Path(path).stat().st_size, "sha256": sha256_file(path)}
 
 
-def _package_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Look up the installed packages that a result depends on; absent ones are left out."""
     versions = {}
     for package in PACKAGES:
@@ -165,7 +165,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return answer.stdout
 
 
-def _describe_machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Describe processor, memory and graphics card, without names of machine or user."""
     return {
         "system": f"{platform.system()} {platform.machine()}",

@@ -12,26 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Int32, Int64
 from numba import njit
 from torch import Tensor
 
 
-def neighbour_table(keys: Int64[Tensor, " sites"], steps: Int64[Tensor, " taps"]) -> Int32[Tensor, "sites taps"]:
-    """Merge sorted keys with themselves, shifted by each of `steps`: `maps.neighbour_table` without searches."""
-    table = np.empty((keys.shape[0], steps.shape[0]), dtype=np.int32)
-    _merge(keys.numpy(), steps.numpy(), table)
-    return torch.from_numpy(table)
-
-
-def gather_columns(
-    feats: Float[Tensor, "sites channels"],
-    table: Int32[Tensor, "rows taps"],
-    columns: Float[Tensor, "rows width"],
-) -> None:
-    """Write the features at the taps of every row of `table` side by side into `columns`; zeros where it holds -1."""
-    integers = np.dtype(f"i{feats.element_size()}")  # Bits move, not numbers: one compiled loop per width.
-    _gather(feats.numpy().view(integers), table.numpy(), columns.numpy().view(integers))
+def merge_keys(
+    keys: Int64[Tensor, " sites"], steps: list[int]
+) -> tuple[Int32[Tensor, " pairs"], Int32[Tensor, " pairs"], list[int]]:
+    """Merge sorted keys with themselves, shifted by each of `steps`: `maps.search_keys` without searches."""
+    capacity = keys.shape[0] * len(steps) + 1
+    inputs, outputs = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
+    counts = np.empty(len(steps), np.int64)
+    _merge(keys.numpy(), np.array(steps, np.int64), inputs, outputs, counts)
+    n_pairs = int(counts.sum())
+    return torch.from_numpy(inputs[:n_pairs]), torch.from_numpy(outputs[:n_pairs]), counts.tolist()
 
 
 def children_order(coords: Int32[Tensor, "sites 5"], factor: tuple[int, int, int, int]) -> Int64[Tensor, " children"]:
@@ -47,57 +42,20 @@ def _compiled(function: Callable[..., None]) -> Any:
 
 
 @_compiled
-def _merge(keys, steps, table):
-    """Walk all taps at once: their targets grow with the row, so one pointer each only moves forward."""
-    n_sites, n_taps = table.shape
-    half = n_taps // 2
-    pointers = np.zeros(half, dtype=np.int64)
-    table[:, :] = -1
-    for row in range(n_sites):
-        key = keys[row]
-        table[row, half] = row
-        for tap in range(half):
-            target = key + steps[tap]
-            at = pointers[tap]
-            while at < n_sites and keys[at] < target:
-                at += 1
-            pointers[tap] = at
-            if at < n_sites and keys[at] == target:
-                table[row, tap] = at
-                table[at, n_taps - 1 - tap] = row
-
-
-@_compiled
-def _copy_present(bits, table, columns, n_channels):
-    """Clear a row, list its present taps without branching, copy those: most taps are absent, at random."""
-    n_rows, n_taps = table.shape
-    present = np.empty(n_taps, np.int64)
-    for row in range(n_rows):
-        for at in range(n_taps * n_channels):
-            columns[row, at] = 0
-        n_present = 0
-        for tap in range(n_taps):
-            present[n_present] = tap
-            n_present += table[row, tap] >= 0
-        for chosen in range(n_present):
-            tap = present[chosen]
-            source = table[row, tap]
-            for channel in range(n_channels):
-                columns[row, tap * n_channels + channel] = bits[source, channel]
-
-
-@_compiled
-def _gather(bits, table, columns):
-    """Choose the width: where it is a constant the compiler turns short copies into vector moves."""
-    n_channels = bits.shape[1]
-    if n_channels == 1:
-        _copy_present(bits, table, columns, 1)
-    elif n_channels == 8:
-        _copy_present(bits, table, columns, 8)
-    elif n_channels == 16:
-        _copy_present(bits, table, columns, 16)
-    else:
-        _copy_present(bits, table, columns, n_channels)
+def _merge(keys, steps, inputs, outputs, counts):
+    """Move two pointers forward for each step; every move writes, and counts only where keys meet: no branches."""
+    n_sites = keys.shape[0]
+    pair = 0
+    for number in range(steps.shape[0]):
+        step, begin = steps[number], pair
+        source, target = 0, 0
+        while target < n_sites and source < n_sites:
+            distance = keys[source] - keys[target] - step
+            inputs[pair], outputs[pair] = source, target
+            pair += distance == 0
+            target += distance >= 0
+            source += distance <= 0
+        counts[number] = pair - begin
 
 
 @_compiled

@@ -4,7 +4,9 @@ A map is built on the device of the sites and kept in `SparseTensor.maps`. On th
 sorted sites (`loops.py`); elsewhere, and as the reference in tests, plain PyTorch searches sorted keys.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -14,7 +16,9 @@ from torch import Tensor
 from sparse_ulm.conventions import Coordinates
 from sparse_ulm.errors import UserError
 from sparse_ulm.sparse import loops
+from sparse_ulm.sparse.engines.kernels import chosen_kernel
 from sparse_ulm.sparse.keys import find_keys, is_increasing, keys_to_coords, site_keys
+from sparse_ulm.sparse.pairs import Pairs
 from sparse_ulm.sparse.taps import Quad, tap_number, tap_offsets
 from sparse_ulm.sparse.tensor import SparseTensor, SpatialRange, Stride
 
@@ -38,23 +42,8 @@ class Level:
     maps: dict[tuple[Any, ...], Any]
 
 
-@dataclass(frozen=True)
-class Segments:
-    """Fine sites grouped by the kernel tap that joins them to their parent.
-
-    Attributes:
-        fine_rows: (pairs,) int32 fine rows, tap by tap, in row order within a tap.
-        coarse_rows: (pairs,) int32 rows of their parents; each at most once within a tap.
-        bounds: Where the pairs of tap k begin and end: bounds[k], bounds[k + 1].
-    """
-
-    fine_rows: Tensor
-    coarse_rows: Tensor
-    bounds: tuple[int, ...]
-
-
-def neighbours(x: SparseTensor, kernel_size: Quad) -> Int32[Tensor, "sites taps"]:
-    """Give the row of every site's neighbour at every tap of an odd kernel, -1 where absent; kept in `x.maps`."""
+def neighbours(x: SparseTensor, kernel_size: Quad) -> Pairs:
+    """Pair every site with the neighbours that it has at the taps of an odd kernel; kept in `x.maps`."""
     name = ("neighbours", kernel_size)
     if name not in x.maps:
         margin = (0, *(size // 2 for size in kernel_size))
@@ -63,22 +52,49 @@ def neighbours(x: SparseTensor, kernel_size: Quad) -> Int32[Tensor, "sites taps"
         keys = site_keys(x.coords, extent)
         offsets = tap_offsets(kernel_size)
         steps = site_keys(torch.nn.functional.pad(offsets, (1, 0)), extent)
-        build = loops.neighbour_table if keys.device.type == "cpu" else neighbour_table
-        x.maps[name] = build(keys, steps.to(keys.device))
+        x.maps[name] = _mirrored_pairs(keys, steps.tolist())
     return x.maps[name]
 
 
-def neighbour_table(keys: Int64[Tensor, " sites"], steps: Int64[Tensor, " taps"]) -> Int32[Tensor, "sites taps"]:
-    """Search the neighbour `keys[i] + steps[k]` of every site in plain PyTorch; half the taps, the others mirrored."""
-    n_sites, n_taps = keys.shape[0], steps.shape[0]
-    table = torch.full((n_sites, n_taps), -1, dtype=torch.int32, device=keys.device)
-    own = torch.arange(n_sites, device=keys.device)
-    table[:, n_taps // 2] = own
-    for tap in range(n_taps // 2):
-        rows, found = find_keys(keys, keys + steps[tap])
-        table[found, tap] = rows[found].int()
-        table[rows[found], n_taps - 1 - tap] = own[found].int()
-    return table
+def _mirrored_pairs(keys: Int64[Tensor, " sites"], steps: list[int]) -> Pairs:
+    """Find pairs for the first half of the taps, add the centre, mirror the others."""
+    n_sites, n_taps = keys.shape[0], len(steps)
+    half = n_taps // 2
+    find = loops.merge_keys if _compiled(keys) else search_keys
+    inputs, outputs, counts = find(keys, steps[:half])
+    own = torch.arange(n_sites, dtype=torch.int32, device=keys.device)
+    starts = [0, *accumulate(counts), sum(counts) + n_sites]
+    first = [(starts[tap], starts[tap + 1]) for tap in range(half)]
+    return Pairs(
+        torch.cat([inputs, own]),
+        torch.cat([outputs, own]),
+        segments=(*first, (starts[half], starts[half + 1]), *reversed(first)),
+        swap=tuple(tap > half for tap in range(n_taps)),
+        n_inputs=n_sites,
+        n_outputs=n_sites,
+        centre=half,
+    )
+
+
+def search_keys(
+    keys: Int64[Tensor, " sites"], steps: list[int]
+) -> tuple[Int32[Tensor, " pairs"], Int32[Tensor, " pairs"], list[int]]:
+    """Find the rows of `keys[row] + step` for every step in plain PyTorch, step after step.
+
+    Returns:
+        Found rows, rows they were found for, and how many per step.
+    """
+    inputs, outputs = [keys.new_empty(0)], [keys.new_empty(0)]
+    for step in steps:
+        rows, found = find_keys(keys, keys + step)
+        outputs.append(found.nonzero().squeeze(1))
+        inputs.append(rows[outputs[-1]])
+    return torch.cat(inputs).int(), torch.cat(outputs).int(), [len(rows) for rows in inputs[1:]]
+
+
+def _compiled(tensor: Tensor) -> bool:
+    """Tell whether compiled loops may work on this tensor."""
+    return tensor.device.type == "cpu" and chosen_kernel().name == "compiled"
 
 
 def level(x: SparseTensor, stride: Quad) -> Level:
@@ -118,18 +134,19 @@ def parent_coords(coords: Coordinates, stride: Quad) -> Coordinates:
     return coords // torch.tensor((1, *stride), dtype=torch.int32, device=coords.device)
 
 
-def segments(fine: SparseTensor, stride: Quad) -> Segments:
-    """Group the sites of `fine` by tap towards their own coarse sites; kept in `fine.maps`."""
-    name = ("segments", stride)
+def children(fine: SparseTensor, stride: Quad) -> Pairs:
+    """Pair the sites of `fine` (inputs) with their own coarse sites (outputs), by tap; kept in `fine.maps`."""
+    name = ("children", stride)
     if name not in fine.maps:
-        fine.maps[name] = _group_by_tap(fine, level(fine, stride).parent, stride)
+        parents = level(fine, stride)
+        fine.maps[name] = _pairs_by_tap(fine, parents.parent, stride, parents.coords.shape[0])
     return fine.maps[name]
 
 
-def segments_between(coarse: SparseTensor, fine: SparseTensor, stride: Quad) -> Segments:
-    """Group the sites of `fine` by tap towards the sites of `coarse`; fine sites without parent are left out.
+def children_of(coarse: SparseTensor, fine: SparseTensor, stride: Quad) -> Pairs:
+    """Pair the sites of `fine` (inputs) with those of `coarse` (outputs); fine sites without parent are left out.
 
-    Where `coarse` lies at the very sites that striding `fine` gave, this is `segments`. Otherwise (after pruning,
+    Where `coarse` lies at the very sites that striding `fine` gave, this is `children`. Otherwise (after pruning,
     say) parents are looked up.
 
     Raises:
@@ -137,7 +154,7 @@ def segments_between(coarse: SparseTensor, fine: SparseTensor, stride: Quad) -> 
     """
     known = fine.maps.get(("level", stride))
     if known is not None and known.maps is coarse.maps:
-        return segments(fine, stride)
+        return children(fine, stride)
     extent = tuple(cells * step for cells, step in zip(coarse.spatial_range, (1, *stride), strict=True))
     if extent != fine.spatial_range:
         raise UserError(
@@ -146,18 +163,20 @@ def segments_between(coarse: SparseTensor, fine: SparseTensor, stride: Quad) -> 
         )
     wanted = site_keys(parent_coords(fine.coords, stride), coarse.spatial_range)
     rows, found = find_keys(site_keys(coarse.coords, coarse.spatial_range), wanted)
-    return _group_by_tap(fine, torch.where(found, rows, -1).int(), stride)
+    return _pairs_by_tap(fine, torch.where(found, rows, -1).int(), stride, len(coarse))
 
 
-def _group_by_tap(fine: SparseTensor, parent: Int32[Tensor, " sites"], stride: Quad) -> Segments:
+def _pairs_by_tap(fine: SparseTensor, parent: Int32[Tensor, " sites"], stride: Quad, n_coarse: int) -> Pairs:
     """Order fine rows by tap, dropping those whose parent is -1."""
-    n_taps = stride[0] * stride[1] * stride[2] * stride[3]
+    n_taps = math.prod(stride)
     digits = fine.coords[:, 1:] % torch.tensor(stride, dtype=torch.int32, device=fine.device)
     tap = torch.where(parent >= 0, tap_number(digits, stride), n_taps)
     rows = torch.argsort(tap, stable=True)
     bounds = [0, *torch.bincount(tap, minlength=n_taps + 1)[:n_taps].cumsum(0).tolist()]
     rows = rows[: bounds[-1]]
-    return Segments(rows.int(), parent[rows], tuple(bounds))
+    return Pairs(
+        rows.int(), parent[rows], tuple(pairwise(bounds)), (False,) * n_taps, n_inputs=len(fine), n_outputs=n_coarse
+    )
 
 
 def find_rows(x: SparseTensor, coords: Coordinates) -> Int64[Tensor, " n"]:

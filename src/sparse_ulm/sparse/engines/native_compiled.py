@@ -1,0 +1,119 @@
+"""The arithmetic of the native engine on the CPU: the compiled loops of `tiles`, dealt out to PyTorch's threads.
+
+Same functions and results, within rounding, as `native_torch`. The bits do not depend on the number of threads: blocks
+of outputs are independent, and kernel gradients are summed over parts of fixed size in a fixed order.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_ulm.sparse.engines import tiles
+from sparse_ulm.sparse.pairs import Pairs
+
+DTYPES = (torch.float32, torch.float64)
+"""Types that the loops are compiled for, on first use; other ones go the way of `native_torch`."""
+
+_BLOCKS_PER_TASK = 8
+"""Blocks that a thread takes at a time: about 2 ms of work, so that a thread that was held up delays no other."""
+
+_GRADIENT_PARTS = 8
+"""Parts in which the kernel gradient is summed, whatever the number of threads."""
+
+
+def convolve(
+    feats: Float[Tensor, "inputs in"], kernel: Float[Tensor, "taps in out"], bias: Tensor | None, pairs: Pairs
+) -> Float[Tensor, "outputs out"]:
+    """Give bias + sum over taps and pairs of feats[input] @ kernel[tap], per output row."""
+    n_outputs = kernel.shape[2]
+    result = feats.new_empty((pairs.n_outputs, n_outputs))
+    matrices = _whole_vectors(kernel)
+    start = kernel.new_empty(0) if bias is None else _whole_vectors(bias)
+    arguments = (_array(feats), _array(matrices), _array(start), *_pair_arrays(pairs))
+    bounds, out = pairs.bounds(tiles.BLOCK), result.numpy()
+
+    def run(first: int, last: int) -> None:
+        tiles.convolve_blocks(*arguments, bounds, out, first, last)
+
+    _in_parallel(run, len(bounds) - 1, _BLOCKS_PER_TASK)
+    return result
+
+
+def kernel_gradient(
+    feats: Float[Tensor, "inputs in"], grad: Float[Tensor, "outputs out"], pairs: Pairs
+) -> Float[Tensor, "taps in out"]:
+    """Give sum over pairs of feats[input]^T grad[output] per tap."""
+    bounds = pairs.bounds(tiles.BLOCK)
+    n_blocks = len(bounds) - 1
+    step = max(_BLOCKS_PER_TASK, -(-n_blocks // _GRADIENT_PARTS))
+    lanes = _lanes(grad)
+    padded = -(-grad.shape[1] // lanes) * lanes
+    parts = grad.new_zeros((max(1, -(-n_blocks // step)), pairs.n_taps, feats.shape[1], padded))
+    arguments, totals = (_array(feats), _array(grad), *_pair_arrays(pairs)), parts.numpy()
+
+    def run(first: int, last: int) -> None:
+        tiles.kernel_gradient_blocks(*arguments, bounds, totals[first // step], first, last)
+
+    _in_parallel(run, n_blocks, step)
+    return parts.sum(0)[:, :, : grad.shape[1]]
+
+
+def self_test() -> None:
+    """Compile the loops for float32 and try them on one site; raises whatever goes wrong."""
+    rows = torch.zeros(1, dtype=torch.int32)
+    pairs = Pairs(rows, rows, ((0, 1),), (False,), 1, 1)
+    feats, kernel = torch.tensor([[2.0, 3.0]]), torch.tensor([[[1.0], [10.0]]])
+    if convolve(feats, kernel, None, pairs).item() != 32 or kernel_gradient(feats, feats, pairs)[0, 1, 0].item() != 6:
+        raise ArithmeticError("the compiled loops gave a wrong sum")
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """View a tensor as a contiguous numpy array."""
+    return tensor.detach().contiguous().numpy()
+
+
+def _pair_arrays(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give rows of inputs, rows of outputs and which taps exchange them."""
+    return pairs.inputs.numpy(), pairs.outputs.numpy(), np.array(pairs.swap)
+
+
+def _lanes(tensor: Tensor) -> int:
+    """Give the numbers in one vector."""
+    return tiles.VECTOR_BYTES // tensor.element_size()
+
+
+def _whole_vectors(tensor: Tensor) -> Tensor:
+    """Fill the last axis up with zeros to whole vectors."""
+    missing = -tensor.shape[-1] % _lanes(tensor)
+    return torch.nn.functional.pad(tensor.detach(), (0, missing)) if missing else tensor
+
+
+def _in_parallel(run: Callable[[int, int], None], n_blocks: int, step: int) -> None:
+    """Call `run(first, last)` for parts of `step` blocks, on as many threads as PyTorch has been given.
+
+    Every thread, the caller's among them, takes the next part when it is done with one: on a busy machine the others
+    go on. Ours because PyTorch offers no threads to Python, and OpenMP's wait for the slowest of equal shares.
+    """
+    parts = iter(range(0, n_blocks, step))
+
+    def work() -> None:
+        for first in parts:  # `next` on a range iterator is atomic
+            run(first, min(first + step, n_blocks))
+
+    n_helpers = min(torch.get_num_threads(), -(-n_blocks // step)) - 1
+    helpers = [_pool(os.getpid()).submit(work) for _ in range(n_helpers)]
+    work()
+    for helper in helpers:
+        helper.result()
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Give the threads of this process; a forked one has to start its own."""
+    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix=f"sparse-ulm-{process}")
