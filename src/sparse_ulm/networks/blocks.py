@@ -1,20 +1,33 @@
 """Building blocks of the sparse networks: factorised space-time convolution with norm and activation."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import nn
 
-from sparse_ulm.sparse import BatchNorm, SparseTensor, SubmanifoldConv
+from sparse_ulm.sparse import NormRelu, SparseTensor, SubmanifoldConv
 
 KernelKind = Literal["factorised", "hypercubic"]
 
 
-class Activation(nn.Module):
-    """ReLU on the features of a sparse tensor."""
+class ConvNormRelu(nn.Module):
+    """Submanifold convolution, batch norm, ReLU; in inference one convolution that holds the norm in its kernel."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Sequence[int]) -> None:
+        """Make a convolution without bias and its norm."""
+        super().__init__()
+        self.conv = SubmanifoldConv(in_channels, out_channels, kernel_size)
+        self.norm = NormRelu(out_channels)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        """Return `x` with rectified features."""
-        return x.with_feats(nn.functional.relu(x.feats))
+        """Convolve at the sites of `x`."""
+        if self.training or torch.is_grad_enabled():
+            return self.norm(self.conv(x))
+        y = self.conv.folded(x, *self.norm.running_affine())
+        y.feats.relu_()
+        return y
 
 
 class SpaceTimeConv(nn.Module):
@@ -34,14 +47,10 @@ class SpaceTimeConv(nn.Module):
             sizes = [(3, y_taps, 3, temporal_taps)]
         else:
             sizes = [(3, y_taps, 3, 1)] + ([(1, 1, 1, temporal_taps)] if temporal_taps > 1 else [])
-        layers: list[nn.Module] = []
-        for i, size in enumerate(sizes):
-            layers += [
-                SubmanifoldConv(in_channels if i == 0 else out_channels, out_channels, size),
-                BatchNorm(out_channels),
-                Activation(),
-            ]
-        self.layers = nn.Sequential(*layers)
+        widths = [in_channels, *[out_channels] * len(sizes)]
+        self.layers = nn.Sequential(
+            *(ConvNormRelu(*pair, size) for pair, size in zip(pairwise(widths), sizes, strict=True))
+        )
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Convolve at the sites of `x`."""
@@ -65,11 +74,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Return x + convs(x)."""
-        return x.with_feats(x.feats + self.convs(x).feats)
+        change = self.convs(x)
+        return x.with_feats(change.feats.add_(x.feats))  # in place: no layer keeps the output of a norm
 
 
-def pointwise(in_channels: int, out_channels: int) -> nn.Sequential:
+def pointwise(in_channels: int, out_channels: int) -> ConvNormRelu:
     """Make a 1x1x1x1 convolution with norm and activation: a change of width."""
-    return nn.Sequential(
-        SubmanifoldConv(in_channels, out_channels, (1, 1, 1, 1)), BatchNorm(out_channels), Activation()
-    )
+    return ConvNormRelu(in_channels, out_channels, (1, 1, 1, 1))

@@ -80,6 +80,14 @@ class SubmanifoldConv(_Convolution):
         self._check(x)
         return x.with_feats(get_engine(x.engine).submanifold(x, self.kernel, self.bias, self.size))
 
+    def folded(self, x: SparseTensor, scale: Tensor, shift: Tensor) -> SparseTensor:
+        """Convolve `x` and give output * scale + shift per channel at no further cost: a norm folded into the kernel.
+
+        For a layer without bias.
+        """
+        self._check(x)
+        return x.with_feats(get_engine(x.engine).submanifold(x, self.kernel * scale, shift, self.size))
+
 
 class StridedConv(_Convolution):
     """Convolution with kernel = stride, padding 0: sites unique(floor(coords / stride)), each summing its children."""

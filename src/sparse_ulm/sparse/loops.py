@@ -36,12 +36,12 @@ def children_order(coords: Int32[Tensor, "sites 5"], factor: tuple[int, int, int
     return torch.from_numpy(order)
 
 
-def _compiled(function: Callable[..., None]) -> Any:
+def compiled(function: Callable[..., None]) -> Any:
     """Compile a loop; a run-time type checker may have wrapped it before, and numba wants the plain function."""
     return njit(cache=True, nogil=True)(inspect.unwrap(function))
 
 
-@_compiled
+@compiled
 def _merge(keys, steps, inputs, outputs, counts):
     """Move two pointers forward for each step; every move writes, and counts only where keys meet: no branches."""
     n_sites = keys.shape[0]
@@ -58,7 +58,17 @@ def _merge(keys, steps, inputs, outputs, counts):
         counts[number] = pair - begin
 
 
-@_compiled
+@compiled
+def find_bounds(inputs, outputs, segments, swap, block, bounds):
+    """Search, per tap, the first pair of every block of `block` output rows; see `Pairs.bounds`."""
+    for tap in range(segments.shape[0]):
+        start, stop = segments[tap]
+        rows = inputs[start:stop] if swap[tap] else outputs[start:stop]
+        for number in range(bounds.shape[0]):
+            bounds[number, tap] = start + np.searchsorted(rows, number * block)
+
+
+@compiled
 def _run_end(coords, start, stop, column):
     """Find where rows stop to agree with row `start` in `column` and, for x, in the batch."""
     end = start + 1
@@ -67,7 +77,7 @@ def _run_end(coords, start, stop, column):
     return end
 
 
-@_compiled
+@compiled
 def _order_depths(coords, start, stop, tap, factor, order, at):
     """Write the children of one run of equal (b, x, y) for one (jx, jy)."""
     fx, fy, fz, ft = factor
@@ -84,7 +94,7 @@ def _order_depths(coords, start, stop, tap, factor, order, at):
     return at
 
 
-@_compiled
+@compiled
 def _order_children(coords, factor, order):
     """Nest runs of parents with equal (b, x), (b, x, y), (b, x, y, z) with the child's index along that axis.
 

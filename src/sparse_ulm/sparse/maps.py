@@ -16,7 +16,7 @@ from torch import Tensor
 from sparse_ulm.conventions import Coordinates
 from sparse_ulm.errors import UserError
 from sparse_ulm.sparse import loops
-from sparse_ulm.sparse.engines.kernels import chosen_kernel
+from sparse_ulm.sparse.engines.kernels import runs_compiled
 from sparse_ulm.sparse.keys import find_keys, is_increasing, keys_to_coords, site_keys
 from sparse_ulm.sparse.pairs import Pairs
 from sparse_ulm.sparse.taps import Quad, tap_number, tap_offsets
@@ -60,7 +60,7 @@ def _mirrored_pairs(keys: Int64[Tensor, " sites"], steps: list[int]) -> Pairs:
     """Find pairs for the first half of the taps, add the centre, mirror the others."""
     n_sites, n_taps = keys.shape[0], len(steps)
     half = n_taps // 2
-    find = loops.merge_keys if _compiled(keys) else search_keys
+    find = loops.merge_keys if runs_compiled(keys) else search_keys
     inputs, outputs, counts = find(keys, steps[:half])
     own = torch.arange(n_sites, dtype=torch.int32, device=keys.device)
     starts = [0, *accumulate(counts), sum(counts) + n_sites]
@@ -90,11 +90,6 @@ def search_keys(
         outputs.append(found.nonzero().squeeze(1))
         inputs.append(rows[outputs[-1]])
     return torch.cat(inputs).int(), torch.cat(outputs).int(), [len(rows) for rows in inputs[1:]]
-
-
-def _compiled(tensor: Tensor) -> bool:
-    """Tell whether compiled loops may work on this tensor."""
-    return tensor.device.type == "cpu" and chosen_kernel().name == "compiled"
 
 
 def level(x: SparseTensor, stride: Quad) -> Level:

@@ -1,7 +1,16 @@
-"""Batch normalisation over the rows of a sparse tensor."""
+"""Batch normalisation over the rows of a sparse tensor, alone and in one with the activation."""
 
-from torch import nn
+from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from sparse_ulm.sparse import feature_loops
+from sparse_ulm.sparse.engines.kernels import runs_compiled
+from sparse_ulm.sparse.kept import Rebuild, normalise_rectify, stored
 from sparse_ulm.sparse.tensor import SparseTensor
 
 
@@ -14,9 +23,116 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """Normalise the features of `x`."""
-        if self.training and len(x) < 2 and self.track_running_stats:
-            feats = nn.functional.batch_norm(
-                x.feats, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-            return x.with_feats(feats)
-        return x.with_feats(super().forward(x.feats))
+        if self._has_variance(x) or not self.training:
+            return x.with_feats(super().forward(x.feats))
+        feats = nn.functional.batch_norm(
+            x.feats, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+        return x.with_feats(feats)
+
+    def _has_variance(self, x: SparseTensor) -> bool:
+        """Tell whether this batch's own statistics can be taken, or there are no others."""
+        return len(x) >= 2 or not self.track_running_stats
+
+
+class NormRelu(BatchNorm):
+    """`BatchNorm` and ReLU in one, with its parameters and statistics and, within rounding, its numbers.
+
+    It keeps one array for the backward pass, the features before the norm, where the two of them keep two; and the
+    layer after it can do without (`kept.Rebuild`).
+    """
+
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+        """Normalise and rectify the features of `x`."""
+        of_batch = self.training and self._has_variance(x)
+        mean, variance = self._measure(x.feats.detach()) if of_batch else (self.running_mean, self.running_var)
+        inverse_deviation = (variance + self.eps).rsqrt()
+        scale, shift = self._affine(mean, inverse_deviation)
+        rebuild = Rebuild(stored(x.feats), scale, shift)
+        feats = _NormRelu.apply(x.feats, self.weight, self.bias, rebuild, mean, inverse_deviation, of_batch)
+        return x.with_feats(feats, rebuild=rebuild)
+
+    def running_affine(self) -> tuple[Tensor, Tensor]:
+        """Give scale and shift per channel that normalise with the running statistics, to fold into a kernel."""
+        return self._affine(self.running_mean, (self.running_var + self.eps).rsqrt())
+
+    def _affine(self, mean: Tensor, inverse_deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the norm as one multiplication and one addition."""
+        scale = inverse_deviation * self.weight.detach()
+        return scale, self.bias.detach() - mean * scale
+
+    def _measure(self, feats: Tensor) -> tuple[Tensor, Tensor]:
+        """Give mean and variance of the batch, and move the running ones (their variance is the unbiased one)."""
+        if runs_compiled(feats):
+            mean, variance = feature_loops.channel_moments(feats)
+        else:
+            variance, mean = torch.var_mean(feats, dim=0, correction=0)
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (feats.shape[0] / (feats.shape[0] - 1)), self.momentum)
+        return mean, variance
+
+
+class _NormRelu(Function):
+    """The gradient of norm and ReLU, from the features before them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        feats: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        rebuild: Rebuild,
+        mean: Tensor,
+        inverse_deviation: Tensor,
+        of_batch: bool,
+    ) -> Tensor:
+        """Normalise and rectify; weight and bias are in the rebuild and stand here to receive their gradients."""
+        ctx.save_for_backward(rebuild.raw, rebuild.scale, rebuild.shift, mean, inverse_deviation)
+        ctx.of_batch = of_batch
+        return normalise_rectify(feats, rebuild.scale, rebuild.shift)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Give the gradients to features, weight and bias."""
+        raw, scale, shift, mean, inverse_deviation = ctx.saved_tensors
+        raw, n_rows = raw.to(grad.dtype), max(1, raw.shape[0])
+        grad_bias, grad_weight = _sums(grad, raw, scale, shift, mean)
+        grad_weight = grad_weight * inverse_deviation
+        grad_feats = None
+        if ctx.needs_input_grad[0]:
+            # scale * (g - mean of g - normalised * mean of g * normalised); the means are there if they moved.
+            share = 1.0 / n_rows if ctx.of_batch else 0.0
+            slope, offset = scale * inverse_deviation * grad_weight * share, scale * grad_bias * share
+            grad_feats = _gradient(grad, raw, scale, shift, mean, slope, offset)
+        return grad_feats, grad_weight, grad_bias, None, None, None, None
+
+
+def _sums(
+    grad: Float[Tensor, "rows channels"],
+    raw: Float[Tensor, "rows channels"],
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+    """Give the sums over rows of g and g * (raw - mean), g being `grad` where the ReLU lets it through."""
+    if runs_compiled(grad):
+        return feature_loops.rectified_sums(grad, raw, scale, shift, mean)
+    passed = grad * (torch.addcmul(shift, raw, scale) > 0)
+    return passed.sum(0), (passed * (raw - mean)).sum(0)
+
+
+def _gradient(
+    grad: Float[Tensor, "rows channels"],
+    raw: Float[Tensor, "rows channels"],
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+) -> Float[Tensor, "rows channels"]:
+    """Give scale * g - slope * (raw - mean) - offset, with g as in `_sums`."""
+    if runs_compiled(grad):
+        return feature_loops.rectified_gradient(grad, raw, scale, shift, mean, slope, offset)
+    return scale * (grad * (torch.addcmul(shift, raw, scale) > 0)) - slope * (raw - mean) - offset

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from sparse_ulm.sparse import loops
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,8 @@ class Pairs:
     def bounds(self, block: int) -> np.ndarray:
         """Give (blocks + 1, taps): where, in the lists, the pairs begin whose output row is in a block of rows."""
         if block not in self._bounds:
-            starts = torch.arange(0, self.n_outputs + block, block, dtype=torch.int32)
-            bounds = np.empty((len(starts), self.n_taps), np.int64)
-            for tap, ((start, stop), swap) in enumerate(zip(self.segments, self.swap, strict=True)):
-                rows = (self.inputs if swap else self.outputs)[start:stop]
-                bounds[:, tap] = torch.searchsorted(rows, starts).numpy() + start
+            bounds = np.empty((-(-self.n_outputs // block) + 1, self.n_taps), np.int64)
+            rows = self.inputs.numpy(), self.outputs.numpy()
+            loops.find_bounds(*rows, np.array(self.segments), np.array(self.swap), block, bounds)
             self._bounds[block] = bounds
         return self._bounds[block]

@@ -1,14 +1,18 @@
-"""Max pooling over the children of each coarse site; plain PyTorch, the same for every engine."""
+"""Max pooling over the children of each coarse site; the same for every engine."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from sparse_ulm.errors import UserError
-from sparse_ulm.sparse import maps
+from sparse_ulm.sparse import feature_loops, maps
+from sparse_ulm.sparse.engines.kernels import runs_compiled
 from sparse_ulm.sparse.taps import Quad
 from sparse_ulm.sparse.tensor import SparseTensor
 
@@ -16,7 +20,7 @@ from sparse_ulm.sparse.tensor import SparseTensor
 class MaxPool(nn.Module):
     """Maximum over the sites that share a coarse cell, kernel = stride; absent sites do not count as zero.
 
-    The gradient goes to the maximum; sites that tie share it equally.
+    The gradient goes to the maximum; of sites that tie the first in key order has it.
     """
 
     def __init__(self, kernel_size: Sequence[int]) -> None:
@@ -43,7 +47,7 @@ class MaxPool(nn.Module):
         level = maps.level(x, self.kernel_size)
         return SparseTensor.trusted(
             level.coords,
-            _segment_maximum(x.feats, level),
+            _SegmentMaximum.apply(x.feats, level.parent, level.coords.shape[0]),
             spatial_range=level.spatial_range,
             stride=level.stride,
             engine=x.engine,
@@ -78,15 +82,43 @@ def pool_sites(
     if math.prod(size) == 1:
         return targets
     values = targets.reshape(len(x), -1)
-    pooled = _segment_maximum(values.to(torch.uint8) if targets.dtype == torch.bool else values, maps.level(x, size))
+    level = maps.level(x, size)
+    pooled, _ = _segment_maximum(
+        values.to(torch.uint8) if targets.dtype == torch.bool else values, level.parent, level.coords.shape[0]
+    )
     return pooled.to(targets.dtype).reshape(-1, *targets.shape[1:])
 
 
-def _segment_maximum(values: Tensor, level: maps.Level) -> Tensor:
-    """Give the maximum over the children of every coarse site."""
-    index = level.parent.long()[:, None].expand_as(values)
-    result = values.new_zeros((level.coords.shape[0], values.shape[1]))
-    return result.scatter_reduce(0, index, values, "amax", include_self=False)
+class _SegmentMaximum(Function):
+    """largest[p] = maximum over the children of p; keeps only which child that was."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, parent: Tensor, n_parents: int) -> Tensor:
+        """Compare. values (sites, k), parent (sites,) int32."""
+        find = feature_loops.segment_maximum if runs_compiled(values) else _segment_maximum
+        largest, winner = find(values, parent, n_parents)
+        ctx.save_for_backward(winner)
+        ctx.n_sites = values.shape[0]
+        return largest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Send the gradient to the winners."""
+        (winner,) = ctx.saved_tensors
+        return grad.new_zeros((ctx.n_sites, grad.shape[1])).scatter_(0, winner.long(), grad), None, None
+
+
+def _segment_maximum(values: Tensor, parent: Tensor, n_parents: int) -> tuple[Tensor, Tensor]:
+    """Do as `feature_loops.segment_maximum` in PyTorch."""
+    index = parent.long()[:, None].expand_as(values)
+    largest = values.new_zeros((n_parents, values.shape[1])).scatter_reduce(
+        0, index, values, "amax", include_self=False
+    )
+    rows = torch.arange(values.shape[0], dtype=torch.int32, device=values.device)[:, None]
+    first = torch.where(values == largest.gather(0, index), rows, values.shape[0] - 1)
+    winner = first.new_zeros(largest.shape).scatter_reduce(0, index, first, "amin", include_self=False)
+    return largest, winner
 
 
 def _checked(size: Sequence[int]) -> Quad:

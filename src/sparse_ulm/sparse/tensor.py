@@ -1,7 +1,7 @@
 """The sparse tensor: sites in key order, their features, and the maps shared by all tensors at the same sites."""
 
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,9 @@ from sparse_ulm.conventions import Coordinates, Features
 from sparse_ulm.errors import UserError
 from sparse_ulm.sparse.engines import resolve_engine
 from sparse_ulm.sparse.keys import is_increasing, site_keys
+
+if TYPE_CHECKING:
+    from sparse_ulm.sparse.kept import Rebuild
 
 SpatialRange = tuple[int, int, int, int, int]
 Stride = tuple[int | Fraction, int | Fraction, int | Fraction, int | Fraction]
@@ -32,9 +35,10 @@ class SparseTensor:
         spatial_range: (B, X, Y, Z, T) cells of the grid at this stride; every site lies inside.
         engine: "native" or "torchsparse".
         maps: Kernel maps and coarser levels of these sites, built on first use, shared by `with_feats`.
+        rebuild: How a layer can make `feats` again in its backward pass, in place of keeping them; None if it cannot.
     """
 
-    __slots__ = ("coords", "engine", "feats", "maps", "spatial_range", "stride")
+    __slots__ = ("coords", "engine", "feats", "maps", "rebuild", "spatial_range", "stride")
 
     coords: Tensor
     feats: Tensor
@@ -42,6 +46,7 @@ class SparseTensor:
     spatial_range: SpatialRange
     engine: str
     maps: dict[tuple[Any, ...], Any]
+    rebuild: "Rebuild | None"
 
     def __init__(
         self,
@@ -82,6 +87,7 @@ class SparseTensor:
         object.__setattr__(self, "spatial_range", tuple(int(cells) for cells in spatial_range))
         object.__setattr__(self, "engine", resolve_engine(engine))
         object.__setattr__(self, "maps", {})
+        object.__setattr__(self, "rebuild", None)
 
     @classmethod
     def trusted(
@@ -93,6 +99,7 @@ class SparseTensor:
         stride: Stride,
         engine: str,
         maps: dict[tuple[Any, ...], Any] | None = None,
+        rebuild: "Rebuild | None" = None,
     ) -> "SparseTensor":
         """Build without checks from rows known to be sorted, unique and inside the range; for layers and engines.
 
@@ -103,10 +110,11 @@ class SparseTensor:
             stride: Input cells per site.
             engine: A resolved name.
             maps: The cache of these very sites; a new one if None.
+            rebuild: How to make `feats` again.
         """
         tensor = cls.__new__(cls)
-        values = (coords, feats, stride, spatial_range, engine, {} if maps is None else maps)
-        for name, value in zip(("coords", "feats", "stride", "spatial_range", "engine", "maps"), values, strict=True):
+        values = (coords, engine, feats, {} if maps is None else maps, rebuild, spatial_range, stride)
+        for name, value in zip(cls.__slots__, values, strict=True):
             object.__setattr__(tensor, name, value)
         return tensor
 
@@ -115,8 +123,8 @@ class SparseTensor:
         raise AttributeError(f"SparseTensor.{name} cannot be set; use with_feats, with_engine or to for a new tensor")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Rebuild through `trusted`, for data-loader workers and copies."""
-        return _rebuilt, tuple(getattr(self, name) for name in self.__slots__)
+        """Make again through `trusted`, for data-loader workers and copies."""
+        return _unpickled, tuple(getattr(self, name) for name in self.__slots__)
 
     def __len__(self) -> int:
         """Give the number of sites."""
@@ -139,8 +147,12 @@ class SparseTensor:
         """Device of sites and features."""
         return self.coords.device
 
-    def with_feats(self, feats: Float[Tensor, "rows channels"]) -> "SparseTensor":
+    def with_feats(self, feats: Float[Tensor, "rows channels"], rebuild: "Rebuild | None" = None) -> "SparseTensor":
         """Give the tensor with other features at the same sites; sites and maps are shared, not checked again.
+
+        Args:
+            feats: One row per site.
+            rebuild: How to make them again, where the layer that made them knows.
 
         Raises:
             UserError: If there is not one row per site.
@@ -150,7 +162,7 @@ class SparseTensor:
                 f"features have {feats.shape[0]} rows for {len(self)} sites; wanted one row per site. "
                 "Use prune to drop sites."
             )
-        return self._copy(feats=feats)
+        return self._copy(feats=feats, rebuild=rebuild)
 
     def with_engine(self, name: str) -> "SparseTensor":
         """Give the same tensor computed on by another engine ("auto", "native" or "torchsparse").
@@ -163,7 +175,7 @@ class SparseTensor:
     def to(self, device: torch.device | str) -> "SparseTensor":
         """Give the tensor on `device`; maps are built anew there."""
         device = torch.device(device)
-        return self._copy(coords=self.coords.to(device), feats=self.feats.to(device), maps={})
+        return self._copy(coords=self.coords.to(device), feats=self.feats.to(device), maps={}, rebuild=None)
 
     def _copy(self, **changes: Any) -> "SparseTensor":
         """Give a tensor with some attributes replaced."""
@@ -179,7 +191,7 @@ def as_sparse_tensor(x: Any) -> SparseTensor:
     return from_torchsparse(x)
 
 
-def _rebuilt(*values: Any) -> SparseTensor:
+def _unpickled(*values: Any) -> SparseTensor:
     """Undo `SparseTensor.__reduce__`."""
     return SparseTensor.trusted(**dict(zip(SparseTensor.__slots__, values, strict=True)))
 

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from sparse_ulm.errors import UserError
 
 VARIABLE = "SPARSE_ULM_KERNEL"
 KERNELS = ("auto", "compiled", "torch")
+_COMPILED_TYPES = (torch.float32, torch.float64, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ def chosen_kernel() -> KernelChoice:
     if _choice is None:
         _choice = _choose(os.environ.get(VARIABLE, "auto"))
     return _choice
+
+
+def runs_compiled(tensor: Tensor) -> bool:
+    """Tell whether compiled loops work on this tensor; PyTorch does on other devices and floating-point types."""
+    return tensor.device.type == "cpu" and tensor.dtype in _COMPILED_TYPES and chosen_kernel().name == "compiled"
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from sparse_ulm.sparse import maps
 from sparse_ulm.sparse.engines import native_compiled, native_torch
-from sparse_ulm.sparse.engines.kernels import chosen_kernel
+from sparse_ulm.sparse.engines.kernels import runs_compiled
+from sparse_ulm.sparse.kept import Rebuild, features_of, kept_tensors
 from sparse_ulm.sparse.pairs import Pairs
 from sparse_ulm.sparse.taps import Quad
 from sparse_ulm.sparse.tensor import SparseTensor
@@ -24,8 +25,8 @@ from sparse_ulm.sparse.tensor import SparseTensor
 def submanifold(x: SparseTensor, kernel: Tensor, bias: Tensor | None, kernel_size: Quad) -> Tensor:
     """Convolve at the sites of `x`; see `Engine.submanifold`."""
     if kernel.ndim == 2:
-        return x.feats @ kernel if bias is None else torch.addmm(bias, x.feats, kernel)
-    return PairConvolution.apply(x.feats, kernel, bias, maps.neighbours(x, kernel_size))
+        return PointwiseConvolution.apply(x.feats, kernel, bias, x.rebuild)
+    return PairConvolution.apply(x.feats, kernel, bias, maps.neighbours(x, kernel_size), x.rebuild)
 
 
 def strided(x: SparseTensor, kernel: Tensor, bias: Tensor | None, stride: Quad) -> SparseTensor:
@@ -33,7 +34,7 @@ def strided(x: SparseTensor, kernel: Tensor, bias: Tensor | None, stride: Quad) 
     level = maps.level(x, stride)
     return SparseTensor.trusted(
         level.coords,
-        PairConvolution.apply(x.feats, kernel, bias, maps.children(x, stride)),
+        PairConvolution.apply(x.feats, kernel, bias, maps.children(x, stride), x.rebuild),
         spatial_range=level.spatial_range,
         stride=level.stride,
         engine=x.engine,
@@ -43,7 +44,8 @@ def strided(x: SparseTensor, kernel: Tensor, bias: Tensor | None, stride: Quad) 
 
 def transposed(coarse: SparseTensor, fine: SparseTensor, kernel: Tensor, bias: Tensor | None, stride: Quad) -> Tensor:
     """Bring `coarse` to the sites of `fine`; see `Engine.transposed`. Without a parent a fine site gets the bias."""
-    return PairConvolution.apply(coarse.feats, kernel, bias, maps.children_of(coarse, fine, stride).swapped)
+    pairs = maps.children_of(coarse, fine, stride).swapped
+    return PairConvolution.apply(coarse.feats, kernel, bias, pairs, coarse.rebuild)
 
 
 class PairConvolution(Function):
@@ -54,25 +56,48 @@ class PairConvolution(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, feats: Tensor, kernel: Tensor, bias: Tensor | None, pairs: Pairs) -> Tensor:
+    def forward(
+        ctx: Any, feats: Tensor, kernel: Tensor, bias: Tensor | None, pairs: Pairs, rebuild: Rebuild | None
+    ) -> Tensor:
         """Convolve. feats (inputs, in), kernel (taps, in, out), bias (out,)."""
-        ctx.save_for_backward(feats, kernel)
+        ctx.save_for_backward(kernel, *(kept_tensors(feats, rebuild) if ctx.needs_input_grad[1] else ()))
         ctx.pairs = pairs
         return _arithmetic(feats).convolve(feats, kernel, bias, pairs)
 
     @staticmethod
     @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """Give the gradients to features, kernel and bias."""
+        kernel, *kept = ctx.saved_tensors
+        need_feats, need_kernel, need_bias = ctx.needs_input_grad[:3]
+        arithmetic, pairs = _arithmetic(grad), ctx.pairs
+        grad_feats, grad_kernel = None, None
+        if need_kernel:
+            grad_kernel = arithmetic.kernel_gradient(features_of(tuple(kept), grad.dtype), grad, pairs)
+        if need_feats:
+            grad_feats = arithmetic.convolve(grad, kernel.transpose(1, 2), None, pairs.swapped)
+        return grad_feats, grad_kernel, grad.sum(0) if need_bias else None, None, None
+
+
+class PointwiseConvolution(Function):
+    """y = x @ kernel + bias: a kernel of one tap; a Function of its own only for what it keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, feats: Tensor, kernel: Tensor, bias: Tensor | None, rebuild: Rebuild | None) -> Tensor:
+        """Multiply. feats (sites, in), kernel (in, out), bias (out,)."""
+        ctx.save_for_backward(kernel, *(kept_tensors(feats, rebuild) if ctx.needs_input_grad[1] else ()))
+        return feats @ kernel if bias is None else torch.addmm(bias, feats, kernel)
+
+    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         """Give the gradients to features, kernel and bias."""
-        feats, kernel = ctx.saved_tensors
-        need_feats, need_kernel, need_bias, _ = ctx.needs_input_grad
-        arithmetic, pairs = _arithmetic(feats), ctx.pairs
-        grad_feats = arithmetic.convolve(grad, kernel.transpose(1, 2), None, pairs.swapped) if need_feats else None
-        grad_kernel = arithmetic.kernel_gradient(feats, grad, pairs) if need_kernel else None
-        return grad_feats, grad_kernel, grad.sum(0) if need_bias else None, None
+        kernel, *kept = ctx.saved_tensors
+        need_feats, need_kernel, need_bias = ctx.needs_input_grad[:3]
+        grad_kernel = features_of(tuple(kept), grad.dtype).t() @ grad if need_kernel else None
+        return grad @ kernel.t() if need_feats else None, grad_kernel, grad.sum(0) if need_bias else None, None
 
 
 def _arithmetic(feats: Tensor) -> ModuleType:
     """Choose the module that computes on these features."""
-    compiled = feats.device.type == "cpu" and feats.dtype in native_compiled.DTYPES
-    return native_compiled if compiled and chosen_kernel().name == "compiled" else native_torch
+    return native_compiled if runs_compiled(feats) else native_torch

@@ -4,11 +4,6 @@ Same functions and results, within rounding, as `native_torch`. The bits do not 
 of outputs are independent, and kernel gradients are summed over parts of fixed size in a fixed order.
 """
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -16,9 +11,7 @@ from torch import Tensor
 
 from sparse_ulm.sparse.engines import tiles
 from sparse_ulm.sparse.pairs import Pairs
-
-DTYPES = (torch.float32, torch.float64)
-"""Types that the loops are compiled for, on first use; other ones go the way of `native_torch`."""
+from sparse_ulm.sparse.threads import in_parallel
 
 _BLOCKS_PER_TASK = 8
 """Blocks that a thread takes at a time: about 2 ms of work, so that a thread that was held up delays no other."""
@@ -41,7 +34,7 @@ def convolve(
     def run(first: int, last: int) -> None:
         tiles.convolve_blocks(*arguments, bounds, out, first, last)
 
-    _in_parallel(run, len(bounds) - 1, _BLOCKS_PER_TASK)
+    in_parallel(run, len(bounds) - 1, _BLOCKS_PER_TASK)
     return result
 
 
@@ -49,18 +42,19 @@ def kernel_gradient(
     feats: Float[Tensor, "inputs in"], grad: Float[Tensor, "outputs out"], pairs: Pairs
 ) -> Float[Tensor, "taps in out"]:
     """Give sum over pairs of feats[input]^T grad[output] per tap."""
-    bounds = pairs.bounds(tiles.BLOCK)
-    n_blocks = len(bounds) - 1
-    step = max(_BLOCKS_PER_TASK, -(-n_blocks // _GRADIENT_PARTS))
     lanes = _lanes(grad)
     padded = -(-grad.shape[1] // lanes) * lanes
+    rows = min(tiles.BLOCK, max(lanes, tiles.GRADIENT_BYTES // (padded * grad.element_size())))
+    bounds = pairs.bounds(rows)
+    n_blocks = len(bounds) - 1
+    step = max(_BLOCKS_PER_TASK, -(-n_blocks // _GRADIENT_PARTS))
     parts = grad.new_zeros((max(1, -(-n_blocks // step)), pairs.n_taps, feats.shape[1], padded))
     arguments, totals = (_array(feats), _array(grad), *_pair_arrays(pairs)), parts.numpy()
 
     def run(first: int, last: int) -> None:
-        tiles.kernel_gradient_blocks(*arguments, bounds, totals[first // step], first, last)
+        tiles.kernel_gradient_blocks(*arguments, bounds, totals[first // step], rows, first, last)
 
-    _in_parallel(run, n_blocks, step)
+    in_parallel(run, n_blocks, step)
     return parts.sum(0)[:, :, : grad.shape[1]]
 
 
@@ -92,28 +86,3 @@ def _whole_vectors(tensor: Tensor) -> Tensor:
     """Fill the last axis up with zeros to whole vectors."""
     missing = -tensor.shape[-1] % _lanes(tensor)
     return torch.nn.functional.pad(tensor.detach(), (0, missing)) if missing else tensor
-
-
-def _in_parallel(run: Callable[[int, int], None], n_blocks: int, step: int) -> None:
-    """Call `run(first, last)` for parts of `step` blocks, on as many threads as PyTorch has been given.
-
-    Every thread, the caller's among them, takes the next part when it is done with one: on a busy machine the others
-    go on. Ours because PyTorch offers no threads to Python, and OpenMP's wait for the slowest of equal shares.
-    """
-    parts = iter(range(0, n_blocks, step))
-
-    def work() -> None:
-        for first in parts:  # `next` on a range iterator is atomic
-            run(first, min(first + step, n_blocks))
-
-    n_helpers = min(torch.get_num_threads(), -(-n_blocks // step)) - 1
-    helpers = [_pool(os.getpid()).submit(work) for _ in range(n_helpers)]
-    work()
-    for helper in helpers:
-        helper.result()
-
-
-@cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Give the threads of this process; a forked one has to start its own."""
-    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix=f"sparse-ulm-{process}")

@@ -12,18 +12,22 @@ numba's cache notices changes of a file, not of what it imports.
 """
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from sparse_ulm.sparse.loops import compiled
+
 BLOCK = 512
 """Rows made at a time: 64 kB at 32 channels, in the second cache; 128 rows were up to 20 % slower, 1024 no faster."""
+
+GRADIENT_BYTES = 32_768
+"""Size of the block of gradients that a kernel gradient goes over once per few channels: it stays in the first cache."""
 
 VECTOR_BYTES = 64 if llvm.get_host_cpu_features().get("avx512f") else 32
 """Bytes of a vector of channels; a processor with narrower registers takes two of them, which LLVM arranges."""
@@ -162,23 +166,23 @@ def _gradient_tile(n_channels: int, n_vectors: int) -> Any:
 
 
 _product_8x1, _product_6x2, _product_4x3 = _product_tile(8, 1), _product_tile(6, 2), _product_tile(4, 3)
-_gradient_8x1, _gradient_4x2, _gradient_4x3 = _gradient_tile(8, 1), _gradient_tile(4, 2), _gradient_tile(4, 3)
-_gradient_1x1, _gradient_1x2, _gradient_1x3 = _gradient_tile(1, 1), _gradient_tile(1, 2), _gradient_tile(1, 3)
+_gradient_8x1, _gradient_4x1, _gradient_1x1 = _gradient_tile(8, 1), _gradient_tile(4, 1), _gradient_tile(1, 1)
+_gradient_4x2, _gradient_1x2, _gradient_4x3, _gradient_1x3 = (
+    _gradient_tile(4, 2),
+    _gradient_tile(1, 2),
+    _gradient_tile(4, 3),
+    _gradient_tile(1, 3),
+)
 
 
-def _compiled(function: Callable[..., None]) -> Any:
-    """Compile a loop; a run-time type checker may have wrapped it before, and numba wants the plain function."""
-    return njit(cache=True, nogil=True)(inspect.unwrap(function))
-
-
-@_compiled
+@compiled
 def _vectors_next(columns, lanes):
     """Choose how many vectors the next tile spans: three if just three are left, else two, else one."""
     left = columns // lanes
     return left if left <= 3 else 2
 
 
-@_compiled
+@compiled
 def _add_products(feats, weight, buffer, feat_rows, buffer_rows, start, stop, first_row, n_vectors, column):
     """Run product tiles over pairs start ... stop - 1; the caller has made their number a multiple of the rows."""
     if n_vectors == 1:
@@ -192,7 +196,7 @@ def _add_products(feats, weight, buffer, feat_rows, buffer_rows, start, stop, fi
             _product_4x3(feats, weight, buffer, feat_rows, buffer_rows, at, first_row, column)
 
 
-@_compiled
+@compiled
 def _add_tap(feats, weight, buffer, feat_rows, buffer_rows, start, stop, first_row, rest_feats, rest_buffer):
     """Add one tap to a block; pairs that fill no tile are completed with the spare last row of the buffer."""
     lanes = VECTOR_BYTES // buffer.itemsize
@@ -211,34 +215,32 @@ def _add_tap(feats, weight, buffer, feat_rows, buffer_rows, start, stop, first_r
         column += n_vectors * lanes
 
 
-@_compiled
+@compiled
 def _fill(buffer, bias, n_rows):
     """Start every row with the bias, or with zero where there is none."""
     if bias.shape[0] == 0:
-        flat = buffer.reshape(-1)
-        for at in range(n_rows * buffer.shape[1]):
-            flat[at] = 0
+        buffer[:n_rows] = 0
     else:
         for row in range(n_rows):
             for column in range(bias.shape[0]):
                 buffer[row, column] = bias[column]
 
 
-@_compiled
+@compiled
 def _copy(source, target, source_row, target_row, n_rows):
     """Copy rows of unequal width; in one piece where the widths are equal, which is three times faster."""
     width = min(source.shape[1], target.shape[1])
     if source.shape[1] == target.shape[1]:
-        flat_source, flat_target = source.reshape(-1), target.reshape(-1)
-        for at in range(n_rows * width):
-            flat_target[target_row * width + at] = flat_source[source_row * width + at]
+        start, stop = target_row * width, (target_row + n_rows) * width
+        shift = (source_row - target_row) * width
+        target.reshape(-1)[start:stop] = source.reshape(-1)[start + shift : stop + shift]
     else:
         for row in range(n_rows):
             for column in range(width):
                 target[target_row + row, column] = source[source_row + row, column]
 
 
-@_compiled
+@compiled
 def convolve_blocks(feats, kernel, bias, rows_in, rows_out, swap, bounds, result, first_block, last_block):
     """Make result[rows of the blocks] = bias + sum over taps of feats[in] @ kernel[tap].
 
@@ -261,41 +263,46 @@ def convolve_blocks(feats, kernel, bias, rows_in, rows_out, swap, bounds, result
         _copy(buffer, result, 0, first_row, n_rows)
 
 
-@_compiled
+@compiled
 def _add_gradient(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row):
-    """Add one tap of a block to the kernel gradient, tile after tile."""
+    """Add one tap of a block to the kernel gradient, tile after tile: the highest that fits the channels left."""
     lanes = VECTOR_BYTES // buffer.itemsize
-    n_channels = feats.shape[1]
     column = 0
     while column < total.shape[1]:
         n_vectors = _vectors_next(total.shape[1] - column, lanes)
-        step = 8 if n_vectors == 1 else 4
-        whole = n_channels // step * step
-        for c in range(0, whole, step):
-            if n_vectors == 1:
+        c = 0
+        while c < feats.shape[1]:
+            left = feats.shape[1] - c
+            if n_vectors == 1 and left >= 8:
                 _gradient_8x1(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-            elif n_vectors == 2:
-                _gradient_4x2(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+                c += 8
+            elif left >= 4:
+                if n_vectors == 1:
+                    _gradient_4x1(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+                elif n_vectors == 2:
+                    _gradient_4x2(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+                else:
+                    _gradient_4x3(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+                c += 4
             else:
-                _gradient_4x3(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-        for c in range(whole, n_channels):
-            if n_vectors == 1:
-                _gradient_1x1(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-            elif n_vectors == 2:
-                _gradient_1x2(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-            else:
-                _gradient_1x3(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+                if n_vectors == 1:
+                    _gradient_1x1(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+                elif n_vectors == 2:
+                    _gradient_1x2(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+                else:
+                    _gradient_1x3(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+                c += 1
         column += n_vectors * lanes
 
 
-@_compiled
-def kernel_gradient_blocks(feats, grad, rows_in, rows_out, swap, bounds, total, first_block, last_block):
+@compiled
+def kernel_gradient_blocks(feats, grad, rows_in, rows_out, swap, bounds, total, n_block_rows, first_block, last_block):
     """Add sum over pairs of feats[in]^T grad[out] to total[tap], for outputs in the blocks; see `convolve_blocks`."""
     n_taps, padded = total.shape[0], total.shape[2]
-    buffer = np.zeros((BLOCK, padded), total.dtype)
+    buffer = np.zeros((n_block_rows, padded), total.dtype)
     for block in range(first_block, last_block):
-        first_row = block * BLOCK
-        _copy(grad, buffer, first_row, 0, min(BLOCK, grad.shape[0] - first_row))
+        first_row = block * n_block_rows
+        _copy(grad, buffer, first_row, 0, min(n_block_rows, grad.shape[0] - first_row))
         for tap in range(n_taps):
             start, stop = bounds[block, tap], bounds[block + 1, tap]
             if swap[tap]:
