@@ -84,12 +84,12 @@ def search_keys(
     Returns:
         Found rows, rows they were found for, and how many per step.
     """
-    inputs, outputs = [keys.new_empty(0)], [keys.new_empty(0)]
-    for step in steps:
-        rows, found = find_keys(keys, keys + step)
-        outputs.append(found.nonzero().squeeze(1))
-        inputs.append(rows[outputs[-1]])
-    return torch.cat(inputs).int(), torch.cat(outputs).int(), [len(rows) for rows in inputs[1:]]
+    rows = torch.empty((len(steps), keys.shape[0]), dtype=torch.int32, device=keys.device)
+    found = torch.empty_like(rows, dtype=torch.bool)
+    for number, step in enumerate(steps):
+        rows[number], found[number] = find_keys(keys, keys + step)
+    numbers, outputs = found.nonzero(as_tuple=True)
+    return rows[numbers, outputs], outputs.int(), found.sum(1).tolist()
 
 
 def level(x: SparseTensor, stride: Quad) -> Level:

@@ -27,7 +27,7 @@ BLOCK = 512
 """Rows made at a time: 64 kB at 32 channels, in the second cache; 128 rows were up to 20 % slower, 1024 no faster."""
 
 GRADIENT_BYTES = 32_768
-"""Size of the block of gradients that a kernel gradient goes over once per few channels: it stays in the first cache."""
+"""Block of output gradients, which a kernel gradient reads once per few channels: it stays in the first cache."""
 
 VECTOR_BYTES = 64 if llvm.get_host_cpu_features().get("avx512f") else 32
 """Bytes of a vector of channels; a processor with narrower registers takes two of them, which LLVM arranges."""
