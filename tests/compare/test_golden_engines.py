@@ -17,6 +17,8 @@ from sparse_ulm.sparse import (
     tap_offsets,
 )
 
+pytestmark = pytest.mark.usefixtures("each_kernel")
+
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-5
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sparse_ulm.sparse import SparseTensor
-from sparse_ulm.sparse.engines.kernels import use_kernel
 
 RANGE = (2, 5, 6, 7, 8)
 
@@ -19,13 +18,6 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20240607)
         yield
-
-
-@pytest.fixture(params=["compiled", "torch"])
-def each_kernel(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test with each arithmetic of the native engine."""
-    with use_kernel(request.param):
-        yield request.param
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from torch.nn import functional
 from sparse_ulm.errors import UserError
 from sparse_ulm.sparse import loops
 from sparse_ulm.sparse.engines import get_engine
+from sparse_ulm.sparse.engines.kernels import runs_compiled
 from sparse_ulm.sparse.keys import site_keys
 from sparse_ulm.sparse.taps import Quad, is_odd, tap_digits
-from sparse_ulm.sparse.tensor import SparseTensor, SpatialRange, divided_stride
+from sparse_ulm.sparse.tensor import SparseTensor, SpatialRange, check_range, divided_stride
 
 
 class _Convolution(nn.Module):
@@ -179,13 +180,13 @@ class GenerativeUpsample(_Convolution):
 def _children(x: SparseTensor, factor: Quad) -> tuple[Tensor, Tensor, SpatialRange]:
     """Give the children's coordinates in key order, the order parent-by-tap -> key order, and the finer range."""
     extent = cast(SpatialRange, tuple(c * f for c, f in zip(x.spatial_range, (1, *factor), strict=True)))
+    check_range(extent)
+    if runs_compiled(x.coords) and not is_odd(factor):
+        return *loops.ordered_children(x.coords, factor), extent
     shifts = functional.pad(tap_digits(factor).to(x.device, torch.int32), (1, 0))
     scale = torch.tensor((1, *factor), dtype=torch.int32, device=x.device)
     children = (x.coords[:, None] * scale + shifts).view(-1, shifts.shape[1])
-    if x.device.type == "cpu" and not is_odd(factor):
-        order = loops.children_order(x.coords, factor)
-    else:
-        order = torch.argsort(site_keys(children, extent))
+    order = torch.argsort(site_keys(children, extent))
     return children[order], order, extent
 
 

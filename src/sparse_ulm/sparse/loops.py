@@ -1,8 +1,7 @@
 """Compiled loops over sorted sites, for tensors on the CPU.
 
-numba, because merging sorted lists and copying rows are loops that PyTorch cannot express without a search per
-element. The loops release the interpreter lock and start no threads,
-so that they are safe in forked data-loader workers.
+numba, because merging sorted lists is a loop that PyTorch cannot express without a search per element. The loops
+release the interpreter lock and start no threads, so that they are safe in forked data-loader workers.
 """
 
 import inspect
@@ -29,11 +28,14 @@ def merge_keys(
     return torch.from_numpy(inputs[:n_pairs]), torch.from_numpy(outputs[:n_pairs]), counts.tolist()
 
 
-def children_order(coords: Int32[Tensor, "sites 5"], factor: tuple[int, int, int, int]) -> Int64[Tensor, " children"]:
-    """Give, in key order, the number `parent row * K + row-major tap` of every child of every site."""
-    order = np.empty(coords.shape[0] * math.prod(factor), dtype=np.int64)
-    _order_children(coords.numpy(), factor, order)
-    return torch.from_numpy(order)
+def ordered_children(
+    coords: Int32[Tensor, "sites 5"], factor: tuple[int, int, int, int]
+) -> tuple[Int32[Tensor, "children 5"], Int64[Tensor, " children"]]:
+    """Give all children of all sites in key order, and of each the number `parent row * K + row-major tap`."""
+    n_children = coords.shape[0] * math.prod(factor)
+    children, order = np.empty((n_children, 5), dtype=np.int32), np.empty(n_children, dtype=np.int64)
+    _order_children(coords.numpy(), factor, children, order)
+    return torch.from_numpy(children), torch.from_numpy(order)
 
 
 def compiled(function: Callable[..., None]) -> Any:
@@ -78,7 +80,7 @@ def _run_end(coords, start, stop, column):
 
 
 @compiled
-def _order_depths(coords, start, stop, tap, factor, order, at):
+def _order_depths(coords, start, stop, jx, jy, factor, children, order, at):
     """Write the children of one run of equal (b, x, y) for one (jx, jy)."""
     fx, fy, fz, ft = factor
     z0 = start
@@ -86,30 +88,33 @@ def _order_depths(coords, start, stop, tap, factor, order, at):
         z1 = _run_end(coords, z0, stop, 3)
         for jz in range(fz):
             for parent in range(z0, z1):
-                first = parent * (fx * fy * fz * ft) + (tap + jz) * ft
                 for jt in range(ft):
-                    order[at] = first + jt
+                    order[at] = ((parent * fx + jx) * fy + jy) * (fz * ft) + jz * ft + jt
+                    children[at, 0] = coords[parent, 0]
+                    children[at, 1] = coords[parent, 1] * fx + jx
+                    children[at, 2] = coords[parent, 2] * fy + jy
+                    children[at, 3] = coords[parent, 3] * fz + jz
+                    children[at, 4] = coords[parent, 4] * ft + jt
                     at += 1
         z0 = z1
     return at
 
 
 @compiled
-def _order_children(coords, factor, order):
+def _order_children(coords, factor, children, order):
     """Nest runs of parents with equal (b, x), (b, x, y), (b, x, y, z) with the child's index along that axis.
 
     Children of a run interleave: all parents of the run at the first index, then all again at the next.
     """
-    fx, fy, fz, _ = factor
     at = 0
     x0 = 0
     while x0 < coords.shape[0]:
         x1 = _run_end(coords, x0, coords.shape[0], 1)
-        for jx in range(fx):
+        for jx in range(factor[0]):
             y0 = x0
             while y0 < x1:
                 y1 = _run_end(coords, y0, x1, 2)
-                for jy in range(fy):
-                    at = _order_depths(coords, y0, y1, (jx * fy + jy) * fz, factor, order, at)
+                for jy in range(factor[1]):
+                    at = _order_depths(coords, y0, y1, jx, jy, factor, children, order, at)
                 y0 = y1
         x0 = x1

@@ -19,6 +19,7 @@ SpatialRange = tuple[int, int, int, int, int]
 Stride = tuple[int | Fraction, int | Fraction, int | Fraction, int | Fraction]
 
 COLUMNS = 5
+LARGEST_RANGE = 2**31
 
 
 class SparseTensor:
@@ -202,6 +203,15 @@ def divided_stride(stride: Stride, factor: tuple[int, int, int, int]) -> Stride:
     return tuple(step.numerator if step.denominator == 1 else step for step in exact)  # type: ignore[return-value]
 
 
+def check_range(spatial_range: tuple[int, ...]) -> None:
+    """Refuse a grid whose coordinates do not fit 32 bits, along any axis."""
+    if any(cells > LARGEST_RANGE for cells in spatial_range):
+        raise UserError(
+            f"spatial_range is {tuple(spatial_range)} (batch, x, y, z, t); wanted at most 2**31 cells along an axis. "
+            "Split the recording into blocks."
+        )
+
+
 def _check_shape(coords: Tensor, feats: Tensor, spatial_range: tuple[int, ...]) -> None:
     """Refuse tensors whose shapes or devices do not belong together."""
     if coords.shape[1] != COLUMNS or len(spatial_range) != COLUMNS:
@@ -214,6 +224,7 @@ def _check_shape(coords: Tensor, feats: Tensor, spatial_range: tuple[int, ...]) 
             f"coords have {coords.shape[0]} rows on {coords.device}, feats {feats.shape[0]} on {feats.device}; "
             "wanted one row each per site on one device."
         )
+    check_range(spatial_range)
 
 
 def _check_inside(coords: Tensor, spatial_range: tuple[int, ...]) -> None:

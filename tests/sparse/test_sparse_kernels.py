@@ -1,0 +1,107 @@
+"""Choice of the native engine's arithmetic, and the threads that it runs on."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from sparse_ulm.errors import UserError
+from sparse_ulm.sparse.engines import kernels, native_compiled
+from sparse_ulm.sparse.engines.kernels import chosen_kernel, runs_compiled, use_kernel
+from sparse_ulm.sparse.threads import in_parallel
+
+
+@pytest.fixture
+def undecided(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Forget what was chosen, for the test."""
+    monkeypatch.setattr(kernels, "_choice", None)
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    return monkeypatch
+
+
+def test_loops_compile_here_and_are_taken(undecided: pytest.MonkeyPatch) -> None:
+    assert chosen_kernel().name == "compiled"
+
+
+def test_variable_decides(undecided: pytest.MonkeyPatch) -> None:
+    undecided.setenv(kernels.VARIABLE, "torch")
+    assert chosen_kernel().name == "torch"
+    assert not runs_compiled(torch.zeros(1))
+
+
+def test_loops_that_do_not_compile_leave_pytorch_and_say_why(undecided: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("no cache\nfolder")
+
+    undecided.setattr(native_compiled, "self_test", fail)
+    choice = chosen_kernel()
+    assert choice.name == "torch"
+    assert "OSError: no cache folder" in choice.reason
+    with pytest.raises(UserError, match="do not compile"), use_kernel("compiled"):
+        pass
+
+
+def test_wrong_loops_are_not_taken(undecided: pytest.MonkeyPatch) -> None:
+    undecided.setattr(native_compiled, "convolve", lambda feats, *rest: torch.zeros(1, 1))
+    assert chosen_kernel().name == "torch"
+
+
+def test_unknown_choice(undecided: pytest.MonkeyPatch) -> None:
+    undecided.setenv(kernels.VARIABLE, "fast")
+    with pytest.raises(UserError, match="auto, compiled, torch"):
+        chosen_kernel()
+
+
+def test_use_kernel_is_for_a_while() -> None:
+    before = chosen_kernel()
+    with use_kernel("torch"):
+        assert chosen_kernel().name == "torch"
+    assert chosen_kernel() == before
+
+
+def test_types_without_loops_go_to_pytorch() -> None:
+    with use_kernel("compiled"):
+        assert runs_compiled(torch.zeros(1, dtype=torch.float64))
+        assert not runs_compiled(torch.zeros(1, dtype=torch.bfloat16))
+        assert not runs_compiled(torch.zeros(1, device="meta"))
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_every_part_is_done_once(n_threads: int) -> None:
+    parts: list[tuple[int, int]] = []
+    names: set[str] = set()
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+
+    def run(first: int, last: int) -> None:
+        time.sleep(0.002)
+        parts.append((first, last))
+        names.add(threading.current_thread().name)
+
+    try:
+        in_parallel(run, 100, 7)
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(parts) == [(first, min(first + 7, 100)) for first in range(0, 100, 7)]
+    assert len(names) == n_threads
+
+
+def test_nothing_to_do() -> None:
+    in_parallel(lambda first, last: pytest.fail("called"), 0, 5)
+
+
+def test_errors_of_helpers_arrive() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def run(first: int, last: int) -> None:
+        time.sleep(0.01)
+        if threading.current_thread() is not threading.main_thread():
+            raise ArithmeticError("in a helper")
+
+    try:
+        with pytest.raises(ArithmeticError, match="in a helper"):
+            in_parallel(run, 20, 1)
+    finally:
+        torch.set_num_threads(before)
