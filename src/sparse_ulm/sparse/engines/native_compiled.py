@@ -26,8 +26,8 @@ def convolve(
     """Give bias + sum over taps and pairs of feats[input] @ kernel[tap], per output row."""
     n_outputs = kernel.shape[2]
     result = feats.new_empty((pairs.n_outputs, n_outputs))
-    matrices = _whole_vectors(kernel)
-    start = kernel.new_empty(0) if bias is None else _whole_vectors(bias)
+    matrices = _padded(kernel.to(feats.dtype), _lanes(feats))
+    start = feats.new_empty(0) if bias is None else _padded(bias.to(feats.dtype), _lanes(feats))
     arguments = (_array(feats), _array(matrices), _array(start), *_pair_arrays(pairs))
     bounds, out = pairs.bounds(tiles.BLOCK), result.numpy()
 
@@ -42,8 +42,9 @@ def kernel_gradient(
     feats: Float[Tensor, "inputs in"], grad: Float[Tensor, "outputs out"], pairs: Pairs
 ) -> Float[Tensor, "taps in out"]:
     """Give sum over pairs of feats[input]^T grad[output] per tap."""
-    lanes = _lanes(grad)
-    padded = -(-grad.shape[1] // lanes) * lanes
+    shape = feats.shape[1], grad.shape[1]
+    feats, lanes = _padded(feats, 4), _lanes(grad)
+    padded = -(-shape[1] // lanes) * lanes
     rows = min(tiles.BLOCK, max(lanes, tiles.GRADIENT_BYTES // (padded * grad.element_size())))
     bounds = pairs.bounds(rows)
     n_blocks = len(bounds) - 1
@@ -55,7 +56,7 @@ def kernel_gradient(
         tiles.kernel_gradient_blocks(*arguments, bounds, totals[first // step], rows, first, last)
 
     in_parallel(run, n_blocks, step)
-    return parts.sum(0)[:, :, : grad.shape[1]]
+    return parts.sum(0)[:, : shape[0], : shape[1]]
 
 
 def self_test() -> None:
@@ -82,7 +83,7 @@ def _lanes(tensor: Tensor) -> int:
     return tiles.VECTOR_BYTES // tensor.element_size()
 
 
-def _whole_vectors(tensor: Tensor) -> Tensor:
-    """Fill the last axis up with zeros to whole vectors."""
-    missing = -tensor.shape[-1] % _lanes(tensor)
+def _padded(tensor: Tensor, multiple: int) -> Tensor:
+    """Fill the last axis up with zeros to a multiple."""
+    missing = -tensor.shape[-1] % multiple
     return torch.nn.functional.pad(tensor.detach(), (0, missing)) if missing else tensor

@@ -166,13 +166,8 @@ def _gradient_tile(n_channels: int, n_vectors: int) -> Any:
 
 
 _product_8x1, _product_6x2, _product_4x3 = _product_tile(8, 1), _product_tile(6, 2), _product_tile(4, 3)
-_gradient_8x1, _gradient_4x1, _gradient_1x1 = _gradient_tile(8, 1), _gradient_tile(4, 1), _gradient_tile(1, 1)
-_gradient_4x2, _gradient_1x2, _gradient_4x3, _gradient_1x3 = (
-    _gradient_tile(4, 2),
-    _gradient_tile(1, 2),
-    _gradient_tile(4, 3),
-    _gradient_tile(1, 3),
-)
+_gradient_8x1, _gradient_4x1 = _gradient_tile(8, 1), _gradient_tile(4, 1)
+_gradient_4x2, _gradient_4x3 = _gradient_tile(4, 2), _gradient_tile(4, 3)
 
 
 @compiled
@@ -265,39 +260,32 @@ def convolve_blocks(feats, kernel, bias, rows_in, rows_out, swap, bounds, result
 
 @compiled
 def _add_gradient(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row):
-    """Add one tap of a block to the kernel gradient, tile after tile: the highest that fits the channels left."""
+    """Add one tap of a block to the kernel gradient, tile after tile; channels come in fours."""
     lanes = VECTOR_BYTES // buffer.itemsize
     column = 0
     while column < total.shape[1]:
         n_vectors = _vectors_next(total.shape[1] - column, lanes)
         c = 0
         while c < feats.shape[1]:
-            left = feats.shape[1] - c
-            if n_vectors == 1 and left >= 8:
+            if n_vectors == 1 and c + 8 <= feats.shape[1]:
                 _gradient_8x1(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-                c += 8
-            elif left >= 4:
-                if n_vectors == 1:
-                    _gradient_4x1(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-                elif n_vectors == 2:
-                    _gradient_4x2(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-                else:
-                    _gradient_4x3(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
                 c += 4
+            elif n_vectors == 1:
+                _gradient_4x1(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+            elif n_vectors == 2:
+                _gradient_4x2(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
             else:
-                if n_vectors == 1:
-                    _gradient_1x1(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-                elif n_vectors == 2:
-                    _gradient_1x2(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-                else:
-                    _gradient_1x3(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
-                c += 1
+                _gradient_4x3(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+            c += 4
         column += n_vectors * lanes
 
 
 @compiled
 def kernel_gradient_blocks(feats, grad, rows_in, rows_out, swap, bounds, total, n_block_rows, first_block, last_block):
-    """Add sum over pairs of feats[in]^T grad[out] to total[tap], for outputs in the blocks; see `convolve_blocks`."""
+    """Add sum over pairs of feats[in]^T grad[out] to total[tap], for outputs in the blocks; see `convolve_blocks`.
+
+    Channels of feats, and the rows of total, come in fours; columns of total are padded to whole vectors.
+    """
     n_taps, padded = total.shape[0], total.shape[2]
     buffer = np.zeros((n_block_rows, padded), total.dtype)
     for block in range(first_block, last_block):
