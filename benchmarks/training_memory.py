@@ -42,11 +42,11 @@ TARGET_RATIO = 100.0
 WARM_UP_SITES = 500
 
 
-def read_train_config() -> ConfigParser:
+def read_train_config(bundle_root: Path = ROOT) -> ConfigParser:
     """Read configs/train.yaml, nothing of it built yet."""
     config = ConfigParser()
-    config.read_config(str(ROOT / "configs" / "train.yaml"))
-    config["bundle_root"] = str(ROOT)
+    config.read_config(str(bundle_root / "configs" / "train.yaml"))
+    config["bundle_root"] = str(bundle_root)
     return config
 
 

@@ -3,11 +3,11 @@
     git worktree add ../before 0143633                        # the commit to compare with
     python benchmarks/training_step.py --against ../before    # [--frames 128] [--threads 1] [--json FILE]
 
-One block is simulated (synthetic vessels, 30 bubbles) and prepared with configs/train.yaml's rules; weights are
-the models/model.pt of each checkout. Each round starts one fresh process per checkout, one after the other, which
+One block is simulated (synthetic vessels, 30 bubbles) and prepared with configs/train.yaml's rules; weights and
+sizes are those of each checkout. Each round starts one fresh process per checkout, one after the other, which
 takes a warm-up step and `--steps` steps: forward, loss, backward and Adam. Prints the medians over rounds of the
-step's parts and, per part, the time of the other checkout over ours. The sites of the block are new to every step, so that its
-kernel maps are built again, as in training.
+step's parts and, per part, the time of the other checkout over ours. The sites of the block are new to every step, so
+that its kernel maps are built again, as in training.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from sparse_ulm.sparse import SparseTensor
 PARTS = ("forward_ms", "loss_ms", "backward_ms", "optimiser_ms", "step_ms")
 
 
-def measure_steps(path: Path, weights: Path, *, n_steps: int, n_threads: int) -> dict[str, float]:
+def measure_steps(path: Path, checkout: Path, *, n_steps: int, n_threads: int) -> dict[str, float]:
     """Take the median times of the parts of a step in this process; the child's part."""
     torch.manual_seed(1)
     torch.set_num_threads(n_threads)
-    config = read_train_config()
+    config = read_train_config(checkout)
     network = config.get_parsed_content("network_def").train()
-    load_weights(network, weights)
+    load_weights(network, checkout / "models" / "model.pt")
     loss, optimiser = config.get_parsed_content("loss"), torch.optim.Adam(network.parameters(), lr=1e-6)
     block = torch.load(path, weights_only=True)
     rounds = []
@@ -63,7 +63,7 @@ def measure_steps(path: Path, weights: Path, *, n_steps: int, n_threads: int) ->
 def run_child(checkout: Path, path: Path, args: argparse.Namespace) -> dict[str, float]:
     """Measure in a fresh process with the package of `checkout`."""
     command = [sys.executable, __file__, "--block", str(path), "--steps", str(args.steps), "--threads",
-               str(args.threads), "--weights", str(checkout / "models" / "model.pt")]  # fmt: skip
+               str(args.threads), "--checkout", str(checkout)]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
@@ -100,10 +100,10 @@ def main(arguments: list[str] | None = None) -> dict[str, list[dict[str, float]]
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", help="also write machine and numbers there")
     parser.add_argument("--block", type=Path, help=argparse.SUPPRESS)  # the child: steps on a saved block
-    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--checkout", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.block:
-        print(json.dumps(measure_steps(args.block, args.weights, n_steps=args.steps, n_threads=args.threads)))
+        print(json.dumps(measure_steps(args.block, args.checkout, n_steps=args.steps, n_threads=args.threads)))
         return {}
     checkouts = {"this checkout": ROOT} | ({str(args.against): args.against.resolve()} if args.against else {})
     record = describe_machine()

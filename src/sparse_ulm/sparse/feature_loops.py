@@ -77,6 +77,15 @@ def segment_maximum(
     return largest, winner
 
 
+def segment_gradient(
+    grad: Float[Tensor, "parents channels"], winner: Int32[Tensor, "parents channels"], parent: Int32[Tensor, " rows"]
+) -> Float[Tensor, "rows channels"]:
+    """Give each row the gradients of its parent where it won, else 0: the way back of `segment_maximum`."""
+    result = grad.new_empty((parent.shape[0], grad.shape[1]))
+    _segment_gradient(grad.detach().contiguous().numpy(), winner.numpy(), parent.numpy(), result.numpy())
+    return result
+
+
 def widened(numbers: Float[Tensor, " channels"]) -> np.ndarray:
     """Repeat one number per channel until there are about 64."""
     return np.tile(numbers.detach().numpy(), max(1, _WIDE // len(numbers)))
@@ -180,3 +189,14 @@ def _segment_maximum(values, parent, largest, winner):
                 larger = values[row, c] > largest[p, c]
                 largest[p, c] = values[row, c] if larger else largest[p, c]
                 winner[p, c] = row if larger else winner[p, c]
+
+
+@compiled
+def _segment_gradient(grad, winner, parent, result):
+    """Write every row once."""
+    zero = grad.dtype.type(0)
+    for row in range(result.shape[0]):
+        p = parent[row]
+        for c in range(result.shape[1]):
+            value = grad[p, c]
+            result[row, c] = value if winner[p, c] == row else zero

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from sparse_ulm.errors import UserError
+from sparse_ulm.sparse import loops
+from sparse_ulm.sparse.engines.kernels import runs_compiled
 
 _LARGEST_VOLUME = 2**62
 
@@ -20,6 +22,8 @@ def site_keys(coords: Int[Tensor, "n columns"], extent: Sequence[int]) -> Int64[
     """
     if math.prod(max(cells, 1) for cells in extent) >= _LARGEST_VOLUME:
         raise UserError(f"grid is {tuple(extent)}; wanted fewer than 2**62 cells. Split the recording into blocks.")
+    if runs_compiled(coords):
+        return loops.row_keys(coords, extent)
     keys = coords[:, 0].to(torch.int64)
     for column, cells in enumerate(extent[1:], start=1):
         keys = keys * cells + coords[:, column]

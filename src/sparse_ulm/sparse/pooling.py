@@ -97,16 +97,17 @@ class _SegmentMaximum(Function):
         """Compare. values (sites, k), parent (sites,) int32."""
         find = feature_loops.segment_maximum if runs_compiled(values) else _segment_maximum
         largest, winner = find(values, parent, n_parents)
-        ctx.save_for_backward(winner)
-        ctx.n_sites = values.shape[0]
+        ctx.save_for_backward(winner, parent)
         return largest
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Send the gradient to the winners."""
-        (winner,) = ctx.saved_tensors
-        return grad.new_zeros((ctx.n_sites, grad.shape[1])).scatter_(0, winner.long(), grad), None, None
+        winner, parent = ctx.saved_tensors
+        if runs_compiled(grad):
+            return feature_loops.segment_gradient(grad, winner, parent), None, None
+        return grad.new_zeros((parent.shape[0], grad.shape[1])).scatter_(0, winner.long(), grad), None, None
 
 
 def _segment_maximum(values: Tensor, parent: Tensor, n_parents: int) -> tuple[Tensor, Tensor]:
