@@ -26,6 +26,7 @@ import torch
 from machine import ROOT, describe_machine, machine_line, markdown_table, write_json
 from training_memory import prepare_block, read_train_config
 
+from sparse_ulm import workflow
 from sparse_ulm.checkpoint import load_weights
 from sparse_ulm.sparse import SparseTensor
 
@@ -34,6 +35,7 @@ PARTS = ("forward_ms", "loss_ms", "backward_ms", "optimiser_ms", "step_ms")
 
 def measure_steps(path: Path, checkout: Path, *, n_steps: int, n_threads: int) -> dict[str, float]:
     """Take the median times of the parts of a step in this process; the child's part."""
+    getattr(workflow, "keep_freed_memory", bool)()  # as `prepare_run` does, in the checkouts that do
     torch.manual_seed(1)
     torch.set_num_threads(n_threads)
     config = read_train_config(checkout)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -130,3 +131,27 @@ def test_scores_are_printed_in_one_line(tmp_path, capsys):
     assert line.startswith("Dice 0.250 voxel exact, 0.500 within a tenth of the wavelength")
     assert "recall 0.667" in line
     assert line.count("\n") == 1
+
+
+def test_freed_memory_is_kept_where_glibc_can(tmp_path) -> None:
+    # Fresh process: the setting is for good. Blocks of 20 MB, touched and freed, must not be mapped anew every time.
+    code = """
+import resource, sys
+from sparse_ulm.workflow import keep_freed_memory
+import torch
+done = keep_freed_memory() if sys.argv[1] == "keep" else True
+def faults():
+    for _ in range(20):
+        a = torch.ones(5_000_000); b = torch.ones(5_000_000); c = torch.ones(5_000_000); del a, b, c
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+faults(); before = faults()
+print(done, faults() - before)
+"""
+    answers = {}
+    for mode in ("keep", "leave"):
+        run = subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True)
+        done, count = run.stdout.split()
+        answers[mode] = int(count)
+        if done != "True":
+            pytest.skip("no glibc here")
+    assert answers["keep"] < 100 < answers["leave"]
