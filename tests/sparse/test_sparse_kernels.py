@@ -1,7 +1,11 @@
 """Choice of the native engine's arithmetic, and the threads that it runs on."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,3 +109,36 @@ def test_errors_of_helpers_arrive() -> None:
             in_parallel(run, 20, 1)
     finally:
         torch.set_num_threads(before)
+
+
+WIDE_VECTORS = """
+import llvmlite.binding as llvm
+features = llvm.get_host_cpu_features()
+features["avx512f"] = True  # LLVM makes two instructions of one where the processor has no such registers
+llvm.get_host_cpu_features = lambda: features
+import torch
+from sparse_ulm.sparse import SparseTensor, SubmanifoldConv
+from sparse_ulm.sparse.engines import tiles
+from sparse_ulm.sparse.engines.kernels import use_kernel
+assert tiles.VECTOR_BYTES == 64
+torch.manual_seed(0)
+coords = (torch.rand(1, 9, 8, 7, 6) < 0.4).nonzero()
+for inputs, outputs in ((3, 1), (8, 8), (4, 16), (16, 24), (17, 40)):
+    layer, answers = SubmanifoldConv(inputs, outputs, (3, 3, 3, 1)), []
+    feats = torch.randn(len(coords), inputs)
+    for name in ("compiled", "torch"):
+        x = SparseTensor(coords, feats.clone().requires_grad_(), spatial_range=(1, 9, 8, 7, 6))
+        layer.zero_grad()
+        with use_kernel(name):
+            y = layer(x)
+            y.feats.square().sum().backward()
+        answers.append((y.feats.detach(), x.feats.grad, layer.kernel.grad.clone()))
+    for a, b in zip(*answers):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+"""
+
+
+def test_wider_vectors_give_the_same(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", WIDE_VECTORS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
