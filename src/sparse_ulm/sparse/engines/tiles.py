@@ -167,7 +167,7 @@ def _gradient_tile(n_channels: int, n_vectors: int) -> Any:
 
 _product_8x1, _product_6x2, _product_4x3 = _product_tile(8, 1), _product_tile(6, 2), _product_tile(4, 3)
 _gradient_8x1, _gradient_4x1 = _gradient_tile(8, 1), _gradient_tile(4, 1)
-_gradient_4x2, _gradient_4x3 = _gradient_tile(4, 2), _gradient_tile(4, 3)
+_gradient_6x2, _gradient_4x2, _gradient_4x3 = _gradient_tile(6, 2), _gradient_tile(4, 2), _gradient_tile(4, 3)
 
 
 @compiled
@@ -272,6 +272,9 @@ def _add_gradient(feats, buffer, total, feat_rows, buffer_rows, start, stop, fir
                 c += 4
             elif n_vectors == 1:
                 _gradient_4x1(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+            elif n_vectors == 2 and (c + 6 == feats.shape[1] or c + 10 <= feats.shape[1]):
+                _gradient_6x2(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
+                c += 2
             elif n_vectors == 2:
                 _gradient_4x2(feats, buffer, total, feat_rows, buffer_rows, start, stop, first_row, c, column)
             else:
