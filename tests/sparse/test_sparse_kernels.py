@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import pytest
 import torch
 
@@ -139,6 +140,11 @@ for inputs, outputs in ((3, 1), (8, 8), (4, 16), (16, 24), (17, 40)):
 
 
 def test_wider_vectors_give_the_same(tmp_path: Path) -> None:
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "NUMBA_CPU_NAME": llvm.get_host_cpu_name(),
+        "NUMBA_CPU_FEATURES": llvm.get_host_cpu_features().flatten(),  # what there really is, for numba
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run([sys.executable, "-c", WIDE_VECTORS], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

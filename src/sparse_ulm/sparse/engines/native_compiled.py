@@ -16,7 +16,7 @@ from sparse_ulm.sparse.threads import in_parallel
 _BLOCKS_PER_TASK = 8
 """Blocks that a thread takes at a time: about 2 ms of work, so that a thread that was held up delays no other."""
 
-_GRADIENT_PARTS = 8
+_GRADIENT_PARTS = 16
 """Parts in which the kernel gradient is summed, whatever the number of threads."""
 
 
@@ -49,14 +49,15 @@ def kernel_gradient(
     bounds = pairs.bounds(rows)
     n_blocks = len(bounds) - 1
     step = max(_BLOCKS_PER_TASK, -(-n_blocks // _GRADIENT_PARTS))
-    parts = grad.new_zeros((max(1, -(-n_blocks // step)), pairs.n_taps, feats.shape[1], padded))
-    arguments, totals = (_array(feats), _array(grad), *_pair_arrays(pairs)), parts.numpy()
+    arguments = (_array(feats), _array(grad), *_pair_arrays(pairs))
+    totals = np.zeros((max(1, -(-n_blocks // step)), pairs.n_taps, feats.shape[1], padded), arguments[0].dtype)
 
     def run(first: int, last: int) -> None:
         tiles.kernel_gradient_blocks(*arguments, bounds, totals[first // step], rows, first, last)
 
     in_parallel(run, n_blocks, step)
-    return parts.sum(0)[:, : shape[0], : shape[1]]
+    # numpy's sum has one thread; PyTorch's would leave OpenMP threads spinning for a while, in the way of ours.
+    return torch.from_numpy(totals.sum(0))[:, : shape[0], : shape[1]]
 
 
 def self_test() -> None:
