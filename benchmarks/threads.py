@@ -29,6 +29,7 @@ from workload import moving_blobs
 
 from sparse_ulm.checkpoint import load_weights
 from sparse_ulm.sparse import SparseTensor, SubmanifoldConv
+from sparse_ulm.sparse.threads import lend_threads
 from sparse_ulm.workflow import keep_freed_memory
 
 
@@ -103,7 +104,8 @@ def time_in_turns(work: dict[str, Work], threads: list[int], n_rounds: int) -> d
             for n in threads:
                 torch.set_num_threads(n)
                 start = time.perf_counter()
-                call()
+                with lend_threads():  # as the trainer and the evaluator do
+                    call()
                 if turn > 0:
                     times[name][n].append(1e3 * (time.perf_counter() - start))
     return {name: {n: statistics.median(values) for n, values in row.items()} for name, row in times.items()}

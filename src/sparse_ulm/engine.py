@@ -10,6 +10,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from sparse_ulm.batching import split_output
 from sparse_ulm.errors import UserError
+from sparse_ulm.sparse.threads import lend_threads
 
 
 class _SparseDecollate:
@@ -40,7 +41,15 @@ class _SparseDecollate:
                 state.output.append(sample)
 
 
-class SparseTrainer(_SparseDecollate, SupervisedTrainer):
+class _LendThreads:
+    """Give the step's threads to the sparse loops alone; loading and preparing blocks keep theirs."""
+
+    def _iteration(self: Any, engine: Engine, batchdata: Any) -> Any:
+        with lend_threads():
+            return super()._iteration(engine, batchdata)  # type: ignore[misc]
+
+
+class SparseTrainer(_LendThreads, _SparseDecollate, SupervisedTrainer):
     """MONAI's supervised trainer for sparse batches; tells its loader the epoch, where that wants to know."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -58,7 +67,7 @@ class SparseTrainer(_SparseDecollate, SupervisedTrainer):
         super().run()
 
 
-class SparseEvaluator(_SparseDecollate, SupervisedEvaluator):
+class SparseEvaluator(_LendThreads, _SparseDecollate, SupervisedEvaluator):
     """MONAI's supervised evaluator for sparse batches."""
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]

@@ -12,9 +12,16 @@ import pytest
 import torch
 
 from sparse_ulm.errors import UserError
+from sparse_ulm.sparse import threads
 from sparse_ulm.sparse.engines import kernels, native_compiled
 from sparse_ulm.sparse.engines.kernels import chosen_kernel, runs_compiled, use_kernel
-from sparse_ulm.sparse.threads import in_parallel
+from sparse_ulm.sparse.threads import in_parallel, lend_threads
+
+
+@pytest.fixture(autouse=True)
+def _helpers_are_welcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget helpers that stalled in other tests."""
+    monkeypatch.setattr(threads, "_rest", 0)
 
 
 @pytest.fixture
@@ -110,6 +117,45 @@ def test_errors_of_helpers_arrive() -> None:
             in_parallel(run, 20, 1)
     finally:
         torch.set_num_threads(before)
+
+
+def test_lent_threads_are_for_the_loops_and_come_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    names: set[str] = set()
+
+    def run(first: int, last: int) -> None:
+        time.sleep(0.005)
+        names.add(threading.current_thread().name)
+
+    try:
+        with lend_threads(), lend_threads():
+            assert torch.get_num_threads() == 1
+            in_parallel(run, 30, 1)
+        assert len(names) == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_stalled_helper_sends_the_caller_on_alone() -> None:
+    main, names = threading.main_thread(), []
+
+    def run(first: int, last: int) -> None:
+        names.append(threading.current_thread() is main)
+        time.sleep(0.001 if threading.current_thread() is main else 0.2)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        in_parallel(run, 20, 1)
+        assert not all(names)
+        names.clear()
+        in_parallel(run, 20, 1)
+        assert names == [True] * 20
+    finally:
+        torch.set_num_threads(before)
+    assert threads._rest > 0
 
 
 WIDE_VECTORS = """

@@ -32,6 +32,8 @@ def site_keys(coords: Int[Tensor, "n columns"], extent: Sequence[int]) -> Int64[
 
 def keys_to_coords(keys: Int64[Tensor, " n"], extent: Sequence[int]) -> Int[Tensor, "n columns"]:
     """Undo `site_keys`: int32 coordinate rows, contiguous."""
+    if runs_compiled(keys):
+        return loops.key_rows(keys, extent)
     coords = torch.empty((keys.shape[0], len(extent)), dtype=torch.int32, device=keys.device)
     rest = keys
     for column in range(len(extent) - 1, 0, -1):

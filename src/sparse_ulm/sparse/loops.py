@@ -23,6 +23,13 @@ def row_keys(coords: Int[Tensor, "n columns"], extent: Sequence[int]) -> Int64[T
     return torch.from_numpy(keys)
 
 
+def key_rows(keys: Int64[Tensor, " n"], extent: Sequence[int]) -> Int32[Tensor, "n columns"]:
+    """Do as `keys.keys_to_coords`, in one pass over memory."""
+    coords = np.empty((keys.shape[0], len(extent)), np.int32)
+    _key_rows(keys.numpy(), np.array([max(cells, 1) for cells in extent], np.int64), coords)
+    return torch.from_numpy(coords)
+
+
 def merge_keys(
     keys: Int64[Tensor, " sites"], steps: list[int]
 ) -> tuple[Int32[Tensor, " pairs"], Int32[Tensor, " pairs"], list[int]]:
@@ -58,6 +65,18 @@ def _row_keys(coords, extent, keys):
         for column in range(1, coords.shape[1]):
             key = key * extent[column] + coords[row, column]
         keys[row] = key
+
+
+@compiled
+def _key_rows(keys, extent, coords):
+    """Undo `_row_keys`."""
+    for row in range(keys.shape[0]):
+        rest = keys[row]
+        for column in range(extent.shape[0] - 1, 0, -1):
+            whole = rest // extent[column]
+            coords[row, column] = rest - whole * extent[column]
+            rest = whole
+        coords[row, 0] = rest
 
 
 @compiled
