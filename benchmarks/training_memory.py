@@ -82,9 +82,10 @@ def train_step(network: TrajectoryMapNet, loss: torch.nn.Module, block: dict[str
     return [len(head) for head in (*output.heads, output.final)]
 
 
-def measure_step(path: Path, weights: Path | None) -> dict[str, Any]:
+def measure_step(path: Path, weights: Path | None, stored: str) -> dict[str, Any]:
     """Measure one step in this process, which must be fresh; the child's part of `measure`."""
     config = read_train_config()
+    config["stored_activations"] = stored
     torch.manual_seed(1)
     torch.set_num_threads(1)  # memory hardly depends on it, and a busy machine is no place for more
     network = config.get_parsed_content("network_def").train()
@@ -113,7 +114,8 @@ def measure(n_frames: int, args: argparse.Namespace) -> dict[str, Any]:
         path = Path(name) / "block.pt"
         block = prepare_block(path, n_frames, args)
         weights = ["--weights", str(args.weights.resolve())] if args.weights else []
-        run = run_measured([sys.executable, __file__, "--block", str(path), *weights])
+        stored = ["--stored_activations", args.stored_activations]
+        run = run_measured([sys.executable, __file__, "--block", str(path), *weights, *stored])
     config = read_train_config()
     sizes = {key: config[key] for key in SIZES} | {"in_channels": config.get_parsed_content("network_def").in_channels}
     dense = count_dense(sizes, (args.grid,) * 3, n_frames, with_heads=config["variant"] != "plain")
@@ -155,12 +157,13 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         "--weights", type=Path, default=shipped if shipped.is_file() else None, help="of train.yaml's sizes"
     )
     parser.add_argument("--max_sites", type=int, help="budget of sites per block in place of train.yaml's")
+    parser.add_argument("--stored_activations", default="float32", help="float32 or bfloat16, as in train.yaml")
     parser.add_argument("--seed", type=int, default=1, help="of the simulation")
     parser.add_argument("--json", help="also write machine and numbers there")
     parser.add_argument("--block", type=Path, help=argparse.SUPPRESS)  # the child: one step on a saved block
     args = parser.parse_args(arguments)
     if args.block:
-        print(json.dumps(measure_step(args.block, args.weights)))
+        print(json.dumps(measure_step(args.block, args.weights, args.stored_activations)))
         return []
     record = describe_machine()
     print(machine_line(record))

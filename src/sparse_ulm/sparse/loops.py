@@ -81,18 +81,47 @@ def _key_rows(keys, extent, coords):
 
 @compiled
 def _merge(keys, steps, inputs, outputs, counts):
-    """Move two pointers forward for each step; every move writes, and counts only where keys meet: no branches."""
+    """Move two pointers forward for each step; every move writes, and counts only where keys meet: no branches.
+
+    A move has to wait for the one before it. So the lower and the upper half of the targets are merged in turns, the
+    upper one into a buffer of its own, and a processor works on both at a time.
+    """
     n_sites = keys.shape[0]
+    middle = n_sites // 2
+    upper_inputs, upper_outputs = np.empty(n_sites + 1, np.int32), np.empty(n_sites + 1, np.int32)
     pair = 0
     for number in range(steps.shape[0]):
-        step, begin = steps[number], pair
+        step, begin, upper = steps[number], pair, 0
         source, target = 0, 0
-        while target < n_sites and source < n_sites:
+        upper_source, upper_target = n_sites, middle
+        if middle > 0:
+            upper_source = np.searchsorted(keys, keys[middle] + step)
+        while target < middle and source < n_sites and upper_target < n_sites and upper_source < n_sites:
             distance = keys[source] - keys[target] - step
             inputs[pair], outputs[pair] = source, target
             pair += distance == 0
             target += distance >= 0
             source += distance <= 0
+            distance = keys[upper_source] - keys[upper_target] - step
+            upper_inputs[upper], upper_outputs[upper] = upper_source, upper_target
+            upper += distance == 0
+            upper_target += distance >= 0
+            upper_source += distance <= 0
+        while target < middle and source < n_sites:
+            distance = keys[source] - keys[target] - step
+            inputs[pair], outputs[pair] = source, target
+            pair += distance == 0
+            target += distance >= 0
+            source += distance <= 0
+        while upper_target < n_sites and upper_source < n_sites:
+            distance = keys[upper_source] - keys[upper_target] - step
+            upper_inputs[upper], upper_outputs[upper] = upper_source, upper_target
+            upper += distance == 0
+            upper_target += distance >= 0
+            upper_source += distance <= 0
+        inputs[pair : pair + upper] = upper_inputs[:upper]
+        outputs[pair : pair + upper] = upper_outputs[:upper]
+        pair += upper
         counts[number] = pair - begin
 
 
@@ -102,8 +131,11 @@ def find_bounds(inputs, outputs, segments, swap, block, bounds):
     for tap in range(segments.shape[0]):
         start, stop = segments[tap]
         rows = inputs[start:stop] if swap[tap] else outputs[start:stop]
+        found = 0
         for number in range(bounds.shape[0]):
-            bounds[number, tap] = start + np.searchsorted(rows, number * block)
+            # Rows ascend, so that a block has at most as many pairs as rows.
+            found += np.searchsorted(rows[found : found + block], number * block)
+            bounds[number, tap] = start + found
 
 
 @compiled
