@@ -35,7 +35,7 @@ from sparse_ulm.checkpoint import load_weights
 from sparse_ulm.networks.trajectory_map import TrajectoryMapNet
 from sparse_ulm.provenance import peak_memory_bytes
 from sparse_ulm.simulation import parameter_ranges, write_recordings
-from sparse_ulm.sparse import SparseTensor
+from sparse_ulm.sparse import SparseTensor, stored_as
 
 SIZES = ("encoder_widths", "refine_widths", "temporal_strides")
 TARGET_RATIO = 100.0
@@ -85,7 +85,6 @@ def train_step(network: TrajectoryMapNet, loss: torch.nn.Module, block: dict[str
 def measure_step(path: Path, weights: Path | None, stored: str) -> dict[str, Any]:
     """Measure one step in this process, which must be fresh; the child's part of `measure`."""
     config = read_train_config()
-    config["stored_activations"] = stored
     torch.manual_seed(1)
     torch.set_num_threads(1)  # memory hardly depends on it, and a busy machine is no place for more
     network = config.get_parsed_content("network_def").train()
@@ -97,13 +96,15 @@ def measure_step(path: Path, weights: Path | None, stored: str) -> dict[str, Any
     block = torch.load(path, weights_only=True)
     # Compiled loops are loaded and threads started before the step that counts; batch statistics stay out of it.
     few = {"coords": block["coords"][:WARM_UP_SITES], "feats": block["feats"][:WARM_UP_SITES]}
-    train_step(network, loss, block | few)
+    with stored_as(stored):
+        train_step(network, loss, block | few)
     network.zero_grad(set_to_none=True)
     before = psutil.Process().memory_info().rss
-    sites = train_step(network, loss, block)
+    with stored_as(stored):
+        sites = train_step(network, loss, block)
     peak = peak_memory_bytes() - before
     saved = SavedBytes()
-    with saved.counting():
+    with saved.counting(), stored_as(stored):
         train_step(network, loss, block)
     return {"peak_bytes": peak, "saved_bytes": saved.total, "sites_of_heads": sites}
 

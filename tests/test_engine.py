@@ -15,7 +15,8 @@ from sparse_ulm.errors import RecordingError, UserError
 from sparse_ulm.handlers import LazySummaryWriter, MapDice
 from sparse_ulm.inferer import SparseInferer
 from sparse_ulm.networks.trajectory_map import TrajectoryMapNet, TrajectoryMapOutput
-from sparse_ulm.sparse import SparseTensor
+from sparse_ulm.sparse import SparseTensor, threads
+from sparse_ulm.sparse.kept import stored
 
 GEOMETRY = Geometry.from_voxel_size(
     (1.0e-4, 1.0e-4, 1.0e-4), (0.0, 0.0, 0.0), frame_rate_hz=500.0, transmit_frequency_hz=8e6, sound_speed_m_s=1540.0
@@ -171,3 +172,24 @@ def test_tensorboard_writes_nothing_before_its_first_value(tmp_path):
     writer.add_scalar("loss", 0.4, 2)
     writer.close()
     assert len(list((tmp_path / "logs").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_step_stores_as_asked_and_lends_its_threads_to_the_loops(name, dtype):
+    network, seen, before = Oracle(), set(), torch.get_num_threads()
+    network.register_forward_pre_hook(
+        lambda *_: seen.add((stored(torch.zeros(1, 1)).dtype, torch.get_num_threads(), threads._lent))
+    )
+    torch.set_num_threads(2)
+    try:
+        trainer(network, stored_activations=name).run()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {(dtype, 1, 2)}
+    assert stored(torch.zeros(1, 1)).dtype == torch.float32
+
+
+def test_unknown_storage_is_refused_at_once():
+    with pytest.raises(UserError, match="stored_activations is 'half'"):
+        trainer(Oracle(), stored_activations="half")

@@ -10,6 +10,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from sparse_ulm.batching import split_output
 from sparse_ulm.errors import UserError
+from sparse_ulm.sparse import stored_as
 from sparse_ulm.sparse.threads import lend_threads
 
 
@@ -52,10 +53,25 @@ class _LendThreads:
 class SparseTrainer(_LendThreads, _SparseDecollate, SupervisedTrainer):
     """MONAI's supervised trainer for sparse batches; tells its loader the epoch, where that wants to know."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Make MONAI's trainer; the arguments are its own."""
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, stored_activations: str = "float32", **kwargs: Any) -> None:
+        """Make MONAI's trainer.
+
+        Args:
+            *args: MONAI's.
+            stored_activations: "float32" or "bfloat16": how features wait for the backward pass (`kept.stored_as`).
+            **kwargs: MONAI's.
+
+        Raises:
+            UserError: If `stored_activations` is neither.
+        """
+        with stored_as(stored_activations):
+            super().__init__(*args, **kwargs)
+        self.stored_activations = stored_activations
         self.add_event_handler(Events.EPOCH_STARTED, self._announce_epoch)
+
+    def _iteration(self, engine: Engine, batchdata: Any) -> Any:
+        with stored_as(self.stored_activations):
+            return super()._iteration(engine, batchdata)
 
     def _announce_epoch(self) -> None:
         if hasattr(self.data_loader, "set_epoch"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparse_ulm.errors import UserError
 from sparse_ulm.networks.blocks import ConvNormRelu, SpaceTimeConv
 from sparse_ulm.sparse import NormRelu, SparseTensor, stored_as
 from sparse_ulm.sparse.engines.kernels import use_kernel
@@ -123,7 +124,7 @@ def test_one_array_a_layer_is_kept_and_half_of_it_in_bfloat16() -> None:
     net = nn.Sequential(*(SpaceTimeConv(w, 8, spatial_dims=3, temporal_taps=3, kernel="factorised") for w in (4, 8)))
     full = saved_bytes(lambda: net(x))
     assert full == 2000 * 4 * (4 + 4 * 8), "the input and the features before each of four norms"
-    with stored_as(torch.bfloat16):
+    with stored_as("bfloat16"):
         assert saved_bytes(lambda: net(x)) == full // 2
     assert saved_bytes(lambda: net(x)) == full
 
@@ -133,15 +134,20 @@ def test_bfloat16_storage_changes_no_output_and_gradients_little(make_tensor) ->
     x = x.with_feats(x.feats.float())
     net = SpaceTimeConv(4, 8, spatial_dims=3, temporal_taps=3, kernel="factorised")
     results = []
-    for dtype in (None, torch.bfloat16):
+    for name in ("float32", "bfloat16"):
         net.zero_grad()
-        with stored_as(dtype):
+        with stored_as(name):
             y = net(x)
         y.feats.square().sum().backward()
         results.append((y.feats.detach(), torch.cat([p.grad.flatten() for p in net.parameters()])))
     (exact, gradient), (same, rounded) = results
     assert torch.equal(exact, same)
     assert 1e-5 < (rounded - gradient).norm() / gradient.norm() < 0.02
+
+
+def test_unknown_storage_is_refused() -> None:
+    with pytest.raises(UserError, match="float32, bfloat16"), stored_as("float8"):
+        pass
 
 
 def test_inference_folds_the_norm_into_the_kernel(make_tensor) -> None:

@@ -30,7 +30,6 @@ from sparse_ulm.sparse import (
     concatenate,
     from_dense,
     prune,
-    stored_as,
     to_dense,
 )
 from sparse_ulm.sparse.engines import resolve_engine
@@ -39,9 +38,6 @@ Variant = Literal["plain", "deep_supervision", "pruning", "cascade"]
 
 N_REFINEMENTS = 3
 """Three doublings: the factor 8 of `conventions.UPSAMPLING`."""
-
-STORED_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
-"""Names of types for `stored_activations`; None keeps features as they are."""
 
 PRIOR_LOGIT = -2.0
 """Logit that untrained heads start from: few voxels hold a trajectory, and a start at 1/2 would keep all of them."""
@@ -97,8 +93,6 @@ class TrajectoryMapNet(nn.Module):
             while heads are untrained, and on recordings that are not sparse.
         kernel: "factorised" or "hypercubic" (`SpaceTimeConv`).
         engine: "auto", "native" or "torchsparse".
-        stored_activations: "float32" or "bfloat16": how features wait for the backward pass. bfloat16 takes half the
-            memory; what the network computes stays the same, gradients see features rounded to 8 bits.
 
     Raises:
         UserError: If a size does not fit: `spatial_dims` other than 2 or 3, widths not three each, an unknown variant.
@@ -117,7 +111,6 @@ class TrajectoryMapNet(nn.Module):
         max_kept_sites: int = 100_000,
         kernel: KernelKind = "factorised",
         engine: str = "auto",
-        stored_activations: str = "float32",
     ) -> None:
         """Make all layers; see the class for the sizes."""
         super().__init__()
@@ -131,9 +124,6 @@ class TrajectoryMapNet(nn.Module):
         self.max_kept_sites = max_kept_sites
         self.temporal_strides = tuple(temporal_strides)
         self.engine = resolve_engine(engine)
-        if stored_activations not in STORED_TYPES:
-            raise UserError(f"stored_activations is {stored_activations!r}; wanted one of {', '.join(STORED_TYPES)}.")
-        self.stored_activations = stored_activations
         self.phase = N_REFINEMENTS
         double = (2, 2, 2) if spatial_dims == 3 else (2, 1, 2)
         self.refinement = double
@@ -214,8 +204,7 @@ class TrajectoryMapNet(nn.Module):
         """
         if isinstance(x, Tensor):
             return self._forward_dense(x)
-        with stored_as(STORED_TYPES[self.stored_activations]):
-            return self.refine(self.encode(x))
+        return self.refine(self.encode(x))
 
     def encode(self, x: SparseTensor) -> SparseTensor:
         """Run the V-net: features at the input's spatial grid, one temporal slot per `slot_frames`."""

@@ -14,19 +14,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparse_ulm.errors import UserError
 from sparse_ulm.sparse import feature_loops
 from sparse_ulm.sparse.engines.kernels import runs_compiled
+
+STORED_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
+"""Names of types for `stored_as`; None keeps features as they are."""
 
 _storage: ContextVar[torch.dtype | None] = ContextVar("storage", default=None)
 
 
 @contextmanager
-def stored_as(dtype: torch.dtype | None) -> Iterator[None]:
-    """Keep features in this type from forward to backward pass, as bfloat16: half the memory, 8 bits of each number.
+def stored_as(name: str) -> Iterator[None]:
+    """Keep features as "float32" or "bfloat16" from forward to backward pass: bfloat16 is half the memory, 8 bits.
 
-    What the forward pass computes stays as it is; gradients see rounded features. None keeps the type they have.
+    What the forward pass computes stays as it is; gradients see rounded features.
+
+    Raises:
+        UserError: If the name is neither.
     """
-    token = _storage.set(dtype)
+    if name not in STORED_TYPES:
+        raise UserError(f"stored_activations is {name!r}; wanted one of {', '.join(STORED_TYPES)}.")
+    token = _storage.set(STORED_TYPES[name])
     try:
         yield
     finally:

@@ -42,6 +42,11 @@ class NormRelu(BatchNorm):
     layer after it can do without (`kept.Rebuild`).
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """Normalise and rectify the features of `x`."""
         of_batch = self.training and self._has_variance(x)
