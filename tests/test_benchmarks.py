@@ -107,7 +107,7 @@ def test_training_memory_measures_and_counts(tmp_path: Path) -> None:
     import training_memory
 
     file = tmp_path / "memory.json"
-    options = "--frames 32 --grid 8 --bubbles 2 --json"
+    options = "--frames 64 --grid 16 --bubbles 12 --json"
     (result,) = training_memory.main([*options.split(), str(file)])
     sparse = result["sparse"]
     assert 0 < sparse["saved_bytes"] < sparse["peak_bytes"] < 1e9
