@@ -5,10 +5,10 @@ are taken a few rows at a time: their outputs are loaded into registers, `inputs
 done there, and they go back to the block. Kernels are read once per few rows, features never copied, pairs never
 searched. A *tile* is what fits into 16 registers: 8 rows by 1 vector of channels, 6 by 2, 4 by 3.
 
-Python cannot say "keep these in registers", and numba's compiler does not find out by itself (3 to 7 times slower,
-measured); so the two tiles are written as LLVM instructions, which numba puts into its loops. The same loops written
-in C need a compiler on the user's machine (docs/decisions/0004). Tiles and the loops around them share a file because
-numba's cache notices changes of a file, not of what it imports.
+Python cannot say "keep these in registers", and numba's compiler does not find out by itself (many times slower); so
+the two tiles are written as LLVM instructions, which numba puts into its loops. The same in C would need a compiler on
+the user's machine (docs/decisions/0004). Tiles and the loops around them share a file because numba's cache notices
+changes of a file, not of what it imports.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from sparse_ulm.sparse.loops import compiled
 
 BLOCK = 512
-"""Rows made at a time: 64 kB at 32 channels, in the second cache; 128 rows were up to 20 % slower, 1024 no faster."""
+"""Rows made at a time: 64 kB at 32 channels, in the second cache; 128 rows were up to a quarter slower."""
 
 GRADIENT_BYTES = 32_768
 """Block of output gradients, which a kernel gradient reads once per few channels: it stays in the first cache."""
