@@ -91,7 +91,7 @@ def read_truth(path: str | Path, geometry: Geometry) -> Truth:
     path = Path(path)
     if not path.is_file():
         raise RecordingError(f"{path}: no such file; wanted the truth of a simulated recording.")
-    header, table = _read_table(path)
+    header, table = read_table(path)
     wanted = ("track_id", "frame", "x_mm", "y_mm", "z_mm")
     missing = [name for name in wanted if name not in header]
     if missing:
@@ -110,8 +110,12 @@ def read_truth(path: str | Path, geometry: Geometry) -> Truth:
     return Truth(whole[:, 0].astype(np.int64), whole[:, 1].astype(np.int64), position_voxel)
 
 
-def _read_table(path: Path) -> tuple[list[str], Float[np.ndarray, "rows columns"]]:
-    """Names of the columns, and all rows as numbers."""
+def read_table(path: Path) -> tuple[list[str], Float[np.ndarray, "rows columns"]]:
+    """Read a CSV file of numbers: the names of its columns, and all rows.
+
+    Raises:
+        RecordingError: If it holds anything but numbers below its header, or another number of values than of names.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             header = [name.strip() for name in file.readline().split(",")]
