@@ -17,7 +17,8 @@ from sparse_ulm.simulation import (
     simulate_recording,
 )
 from sparse_ulm.simulation.imaging import render
-from sparse_ulm.simulation.recording import field_of_view, make_psf, recording_geometry
+from sparse_ulm.simulation.kernels import make_psf
+from sparse_ulm.simulation.recording import field_of_view, recording_geometry
 
 SMALL = ParameterRanges(grid_size=(11, 12, 13), n_frames=14)
 

@@ -9,6 +9,9 @@ from sparse_ulm.errors import UserError
 
 Range = tuple[float, float]
 N_ABERRATION_MODES = 6
+N_ROW_BANKS = 16
+"""Banks of receive rows, each of which may be missing."""
+
 SOUND_SPEED_M_S = 1540.0
 """Sound speed of every simulated recording, stated in its sidecar."""
 
@@ -31,13 +34,19 @@ class ParameterRanges:
         frame_rate_hz: Volumes per second.
         lateral_voxel_wavelengths: Voxel size along x and y, in wavelengths.
         axial_voxel_wavelengths: Voxel size along z.
-        side_lobe_share: Share of recordings imaged by the matrix-array model; the others are Gaussian.
-        tissue_share: Share of recordings with moving tissue; such recordings need a clutter filter.
+        side_lobe_share: Share of recordings imaged by the matrix-array model; those of no kind are Gaussian.
+        psf_table_share: Share imaged by the kernels of `psf_tables`.
+        psf_tables: File of kernels from another simulator (`kernels.KernelTables`); None where the share is 0.
+        missing_row_share: Share of the receive rows of the matrix-array model that are missing.
+        tissue_share: Share of recordings with moving tissue.
         tissue_db: Tissue rms over the median bubble peak.
+        removed_components: Strongest temporal components taken out of recordings with tissue, whole numbers; 0 leaves
+            the tissue in, for a clutter filter later.
         white_noise_share: Share of the noise power that is white over voxels.
         speed_at_20_um_m_s: Mean speed in a vessel of 20 um diameter, log-uniform.
         speed_exponent: Exponent of speed over diameter.
         vessel_scale: Factor on a tree's size.
+        amplitude_sigma: Standard deviation over bubbles of the logarithm of their amplitude.
         demodulated: True takes the nominal carrier out; laboratories' recordings keep it.
     """
 
@@ -51,8 +60,13 @@ class ParameterRanges:
     lateral_voxel_wavelengths: Range = (0.4, 0.6)
     axial_voxel_wavelengths: Range = (0.3, 0.5)
     side_lobe_share: float = 0.5
+    psf_table_share: float = 0.0
+    psf_tables: str | None = None
+    missing_row_share: Range = (0.0, 0.0)
     tissue_share: float = 0.0
     tissue_db: Range = (20.0, 40.0)
+    removed_components: Range = (0.0, 0.0)
+    amplitude_sigma: Range = (0.2, 0.6)
     white_noise_share: Range = (0.0, 0.5)
     speed_at_20_um_m_s: Range = (0.5e-3, 3e-3)
     speed_exponent: Range = (0.6, 1.9)
@@ -78,6 +92,13 @@ class ParameterRanges:
             raise SimulationError(
                 f"grid_size is {self.grid_size} and n_frames {self.n_frames}; wanted at least 1 of each. Correct them."
             )
+        if self.side_lobe_share + self.psf_table_share > 1.0:
+            raise SimulationError(
+                f"side_lobe_share {self.side_lobe_share} and psf_table_share {self.psf_table_share} add up to more "
+                "than 1. Lower one."
+            )
+        if self.psf_table_share > 0.0 and self.psf_tables is None:
+            raise SimulationError("psf_table_share is above 0 but psf_tables is null; give a file or a share of 0.")
         if self.n_bubbles is not None and self.n_bubbles < 0:
             raise SimulationError(f"n_bubbles is {self.n_bubbles}; wanted 0 or more, or null for a concentration.")
 
@@ -133,7 +154,7 @@ class RecordingParameters:
     frame_rate_hz: float
     voxel_size_wavelengths: tuple[float, float, float]
     depth_m: float
-    kernel: Literal["gaussian", "side_lobes"]
+    kernel: Literal["gaussian", "side_lobes", "table"]
     lateral_fwhm_wavelengths: float
     fwhm_y_over_x: float
     axial_fwhm_wavelengths: float
@@ -162,6 +183,12 @@ class RecordingParameters:
     heart_rate_hz: float
     midway_birth_share: float
     demodulated: bool
+    psf_tables: str | None
+    psf_table: float
+    psf_mirrored: tuple[bool, bool]
+    missing_row_share: float
+    row_draws: tuple[float, ...]
+    removed_components: int
 
     @property
     def wavelength_m(self) -> float:
@@ -202,7 +229,7 @@ def draw_parameters(rng: np.random.Generator, ranges: ParameterRanges) -> Record
         frame_rate_hz=_uniform(rng, ranges.frame_rate_hz),
         voxel_size_wavelengths=(lateral_voxel, lateral_voxel, _uniform(rng, ranges.axial_voxel_wavelengths)),
         depth_m=_uniform(rng, (6e-3, 16e-3)),
-        kernel="side_lobes" if rng.uniform() < ranges.side_lobe_share else "gaussian",
+        kernel=_kernel(float(rng.uniform()), ranges),
         lateral_fwhm_wavelengths=_uniform(rng, (1.6, 2.9)),
         fwhm_y_over_x=_uniform(rng, (0.85, 1.2)),
         axial_fwhm_wavelengths=_uniform(rng, (0.7, 1.4)),
@@ -222,7 +249,7 @@ def draw_parameters(rng: np.random.Generator, ranges: ParameterRanges) -> Record
         tissue_motion_m=_motion(rng),
         tissue_frequency_hz=_uniform(rng, (1.0, 5.0)),
         tissue_decorrelation_s=_log_uniform(rng, (1.0, 10.0)),
-        amplitude_sigma=_uniform(rng, (0.2, 0.6)),
+        amplitude_sigma=_uniform(rng, ranges.amplitude_sigma),
         vessel_scale=_uniform(rng, ranges.vessel_scale),
         speed_at_20_um_m_s=_log_uniform(rng, ranges.speed_at_20_um_m_s),
         speed_exponent=_uniform(rng, ranges.speed_exponent),
@@ -231,7 +258,20 @@ def draw_parameters(rng: np.random.Generator, ranges: ParameterRanges) -> Record
         heart_rate_hz=_uniform(rng, (4.0, 10.0)),
         midway_birth_share=_uniform(rng, (0.0, 0.5)),
         demodulated=ranges.demodulated,
+        psf_tables=ranges.psf_tables,
+        psf_table=float(rng.uniform()),
+        psf_mirrored=(bool(rng.uniform() < 0.5), bool(rng.uniform() < 0.5)),
+        missing_row_share=_uniform(rng, ranges.missing_row_share),
+        row_draws=tuple(float(u) for u in rng.uniform(size=N_ROW_BANKS)),
+        removed_components=round(_uniform(rng, ranges.removed_components)),
     )
+
+
+def _kernel(draw: float, ranges: ParameterRanges) -> Literal["gaussian", "side_lobes", "table"]:
+    """Kind of point-spread function; `draw` is uniform in [0, 1)."""
+    if draw < ranges.side_lobe_share:
+        return "side_lobes"
+    return "table" if draw >= 1.0 - ranges.psf_table_share else "gaussian"
 
 
 def _uniform(rng: np.random.Generator, bounds: Range) -> float:

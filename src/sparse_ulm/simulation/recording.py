@@ -4,39 +4,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sparse_ulm.acquisition import Geometry
+from sparse_ulm.clutter import remove_tissue
 from sparse_ulm.conventions import Frames
 from sparse_ulm.simulation.flow import FlowLaw, make_flow
-from sparse_ulm.simulation.imaging import (
-    GaussianPsf,
-    Psf,
-    carrier_phasor,
-    psf_volume_m3,
-    remove_carrier,
-    render,
-)
+from sparse_ulm.simulation.imaging import Psf, carrier_phasor, psf_volume_m3, remove_carrier, render
+from sparse_ulm.simulation.kernels import make_psf
 from sparse_ulm.simulation.noise import baseband_response, make_noise
 from sparse_ulm.simulation.parameters import RecordingParameters
 from sparse_ulm.simulation.placement import Box, fill_box
 from sparse_ulm.simulation.population import simulate_tracks
-from sparse_ulm.simulation.sidelobes import Probe, matrix_array_psf
 from sparse_ulm.simulation.tissue import TissueMotion, make_tissue
 from sparse_ulm.simulation.tracks import Tracks, with_echoes
 from sparse_ulm.simulation.vessels import VesselTree
-
-BURST_HALF_WIDTH = 1.207
-"""-6 dB width of a one-cycle burst's spectrum, over its centre frequency: sinc(x) = 1/2 at x = 0.6034."""
-
-TIME_BANDWIDTH = 4.0 * np.log(2.0) / np.pi
-"""Half-maximum width of a Gaussian pulse in time times that of its amplitude spectrum."""
-
-ATTENUATION_DB_M_HZ = 0.5e-4
-"""0.5 dB/cm/MHz, one way."""
-
-PLANE_WAVE_STEP_RAD = np.deg2rad(2.5)
-KERF_SHARE = 0.08
 
 
 @dataclass(frozen=True)
@@ -85,6 +68,7 @@ def simulate_recording(
     )
     if parameters.has_tissue:
         frames += _tissue(parameters, psf, response, geometry, level, rng)
+        frames = remove_tissue(torch.from_numpy(frames), n_components=parameters.removed_components).numpy()
     if parameters.demodulated:
         frames = remove_carrier(frames, geometry)
     found = {"n_bubbles": n_bubbles, "psf_fwhm_m": [float(w) for w in psf.fwhm_m], "noise_rms": noise_rms}
@@ -101,52 +85,6 @@ def recording_geometry(parameters: RecordingParameters) -> Geometry:
         frame_rate_hz=parameters.frame_rate_hz,
         transmit_frequency_hz=parameters.transmit_frequency_hz,
         sound_speed_m_s=parameters.sound_speed_m_s,
-    )
-
-
-def make_psf(parameters: RecordingParameters) -> Psf:
-    """Make the point-spread function that the parameters describe."""
-    if parameters.kernel == "side_lobes":
-        return _matrix_array(parameters)
-    lateral, axial = parameters.lateral_fwhm_wavelengths, parameters.axial_fwhm_wavelengths
-    fwhm = np.array([lateral, lateral * parameters.fwhm_y_over_x, axial]) * parameters.wavelength_m
-    tilt = np.asarray(parameters.tilt, dtype=np.float64)
-    share = np.asarray(parameters.carrier_over_2k0, dtype=np.float64)
-    return GaussianPsf(fwhm, tilt, share * 4.0 * np.pi / parameters.wavelength_m)
-
-
-def _matrix_array(parameters: RecordingParameters) -> Psf:
-    """The matrix-array kernel for a bubble in the middle of the field of view, at its place under the probe.
-
-    One kernel serves a whole recording: our choice, as fields of view are 1 to 3 mm wide and the kernel's width
-    changes by about a tenth over them; the place varies between recordings.
-    """
-    pitch = parameters.pitch_wavelengths * parameters.wavelength_m
-    # The aperture that the F-number asks for costs time and nothing else where the array is larger than that.
-    n_elements = int(np.clip(round(parameters.aperture_m / pitch), 16, 64))
-    bandwidth = 0.5 * TIME_BANDWIDTH / parameters.axial_fwhm_wavelengths
-    angles = PLANE_WAVE_STEP_RAD * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float64)
-    probe = Probe(
-        n_elements=(n_elements, n_elements),
-        pitch_m=pitch,
-        kerf_m=KERF_SHARE * pitch,
-        centre_frequency_hz=parameters.transmit_frequency_hz,
-        fractional_bandwidth=bandwidth / np.sqrt(1.0 - parameters.burst_share),
-        pulse_cycles=float(np.sqrt(parameters.burst_share)) * BURST_HALF_WIDTH / bandwidth,
-        f_number=parameters.f_number,
-        edge_wave_gain=parameters.edge_wave_gain,
-        tilts_rad=angles[: parameters.n_plane_waves],
-        aberration_rad=np.asarray(parameters.aberration_rad),
-        attenuation_db_m_hz=ATTENUATION_DB_M_HZ,
-        sound_speed_m_s=parameters.sound_speed_m_s,
-    )
-    depth = parameters.depth_m + 0.5 * parameters.grid_size[2] * parameters.voxel_size_m[2]
-    half_width = np.array([4.0, 4.0, 3.0]) * parameters.wavelength_m
-    step = np.asarray(parameters.voxel_size_m) / np.array([2.0, 2.0, 4.0])
-    if parameters.spatial_dims == 2:
-        half_width[1] = step[1]
-    return matrix_array_psf(
-        probe, np.array([*parameters.lateral_position_m, depth]), half_width_m=half_width, step_m=step
     )
 
 

@@ -10,11 +10,11 @@ a Gaussian reached 0.92. The sum over frequencies is a pulse h_e(t) of each elem
 we tabulate h_e once in time, which gives the same sum some twenty times faster.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from numba import njit
 from numpy.typing import NDArray
 
@@ -54,6 +54,7 @@ class Probe:
         aberration_rad: (modes,) weights of a smooth phase screen over the receive aperture, at the centre frequency.
         attenuation_db_m_hz: One-way attenuation.
         sound_speed_m_s: Sound speed.
+        missing_rows: (banks,) equal banks of receive rows along y; True for one that is blank or broken.
     """
 
     n_elements: tuple[int, int]
@@ -68,6 +69,7 @@ class Probe:
     aberration_rad: Float[np.ndarray, " modes"]
     attenuation_db_m_hz: float
     sound_speed_m_s: float
+    missing_rows: Bool[np.ndarray, " banks"] = field(default_factory=lambda: np.zeros(1, dtype=bool))
 
     @property
     def element_positions_m(self) -> NDArray[np.float64]:
@@ -133,8 +135,15 @@ def _receive_points(probe: Probe, bubble_m: Float[np.ndarray, " 3"]) -> NDArray[
         spacing = max(probe.pitch_m, POINT_SPACING_WAVELENGTHS * wavelength_m)
         n_points = min(n, max(FEWEST_POINTS, int(np.ceil((high - low) / spacing))))
         axes.append(low + (np.arange(n_points) + 0.5) * (high - low) / n_points)
-    x, y = np.meshgrid(*axes, indexing="ij")
+    x, y = np.meshgrid(axes[0], _present(probe, axes[1]), indexing="ij")
     return np.column_stack([x.ravel(), y.ravel(), np.zeros(x.size)])
+
+
+def _present(probe: Probe, y_m: Float[np.ndarray, " points"]) -> NDArray[np.float64]:
+    """Points along y that no missing bank of rows holds; all of them where nothing would remain."""
+    bank = np.floor((y_m / (probe.n_elements[1] * probe.pitch_m) + 0.5) * len(probe.missing_rows)).astype(np.int64)
+    present = ~probe.missing_rows[np.clip(bank, 0, len(probe.missing_rows) - 1)]
+    return y_m[present] if present.any() else y_m
 
 
 def _direction(tilt: Float[np.ndarray, " 2"]) -> NDArray[np.float64]:
