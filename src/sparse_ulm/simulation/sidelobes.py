@@ -117,7 +117,7 @@ def matrix_array_psf(
             table, *axes, bubble_m, elements, pulses, time_step_s, direction / probe.sound_speed_m_s,
             1.0 / probe.sound_speed_m_s,
         )  # fmt: skip
-    return _without_carrier(table, np.asarray(step_m, dtype=np.float64))
+    return tabulated_psf(table, np.asarray(step_m, dtype=np.float64))
 
 
 def _receive_points(probe: Probe, bubble_m: Float[np.ndarray, " 3"]) -> NDArray[np.float64]:
@@ -220,8 +220,16 @@ def _transmit_field(
     return plane + probe.edge_wave_gain * (total - plane)
 
 
-def _without_carrier(table: Complex[np.ndarray, "px py pz"], step_m: Float[np.ndarray, " 3"]) -> TabulatedPsf:
-    """Scale to 1 at the bubble, take the mean phase slope out, fade the rim."""
+def tabulated_psf(table: Complex[np.ndarray, "px py pz"], step_m: Float[np.ndarray, " 3"]) -> TabulatedPsf:
+    """Make a point-spread function of an image of one bubble.
+
+    Args:
+        table: Image on a fine grid of odd sizes, the bubble at the middle sample, carrier kept.
+        step_m: Grid step.
+
+    Returns:
+        The table scaled to 1 at the bubble, its mean phase slope taken out, its rim faded to 0.
+    """
     table = table.astype(np.complex128)
     middle = tuple(n // 2 for n in table.shape)
     table = table / table[middle]
