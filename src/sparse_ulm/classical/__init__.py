@@ -1,0 +1,1 @@
+"""The conventional pipeline: detection, sub-voxel localisation, linking. It needs no network."""
