@@ -72,7 +72,7 @@ def plane_wave_direction(tilt_rad: Float[np.ndarray, " 2"]) -> NDArray[np.float6
     return np.array([x, y, np.sqrt(1.0 - x * x - y * y)])
 
 
-@njit(cache=True)
+@njit
 @no_type_check
 def _sum_elements(
     image, traces, elements, voxels, transmit_s, half_per_depth, per_speed, rate, carrier, start_cycles, turn
