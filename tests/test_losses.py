@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from sparse_ulm.losses import MultiScaleDiceLoss, dilate_sites, floor_sites, is_in, soft_dice_loss, unique_sites
+from sparse_ulm.losses import (
+    MultiScaleDiceLoss,
+    dilate_sites,
+    floor_sites,
+    is_in,
+    offsets_within,
+    soft_dice_loss,
+    tolerant_dice_loss,
+    unique_sites,
+)
+from sparse_ulm.metrics import tolerant_overlap
 from sparse_ulm.networks.trajectory_map import TrajectoryMapOutput
 from sparse_ulm.sparse import SparseTensor
 
@@ -90,3 +100,41 @@ def test_membership_and_uniqueness_against_sets() -> None:
     assert is_in(a, b, (3, 3, 3, 3, 3)).tolist() == [tuple(row) in expected for row in a.tolist()]
     assert unique_sites(a).tolist() == sorted(map(list, set(map(tuple, a.tolist()))))
     assert len(unique_sites(a[:0])) == 0
+
+
+def test_tolerant_dice_by_hand() -> None:
+    truth = rows([0, 1, 2, 3, 0], [0, 4, 5, 6, 0])
+    # One site beside the first true voxel, one two steps from it; the second truth lies in a corner of the grid, and
+    # the site at the opposite corner must not count as its neighbour.
+    x = logits([[0, 0, 0, 0, 0], [0, 1, 2, 4, 0], [0, 1, 2, 5, 0]], [0.2, 0.8, 0.4], (1, 5, 6, 7, 1))
+    loss = tolerant_dice_loss(x, truth, offsets_within((1.0, 1.0, 1.0)), smooth=0.0)
+    precision, recall = 0.8 / 1.4, 0.8 / 2
+    assert float(loss) == pytest.approx(1 - 2 * precision * recall / (precision + recall))
+
+
+def test_tolerant_dice_of_a_sure_answer_is_the_metric() -> None:
+    generator = torch.Generator().manual_seed(3)
+    grid = (1, 9, 10, 11, 1)
+    flat = [torch.randperm(990, generator=generator)[:n].sort().values for n in (60, 40)]
+    sites, truth = (torch.stack([0 * f, f // 110, f // 11 % 10, f % 11, 0 * f], dim=1).int() for f in flat)
+    tolerance, voxel = 0.1, (0.06, 0.07, 0.05)
+    loss = tolerant_dice_loss(
+        logits(sites.tolist(), [1 - 1e-12] * 60, grid),
+        truth,
+        offsets_within([tolerance / v for v in voxel]),
+        smooth=0.0,
+    )
+    metric = tolerant_overlap(
+        sites[:, 1:4].long().numpy(), truth[:, 1:4].long().numpy(), voxel_size_m=voxel, tolerance_m=tolerance
+    )
+    assert 0.2 < metric["dice"] < 0.8
+    assert 1 - float(loss) == pytest.approx(metric["dice"], abs=1e-9)
+
+
+def test_tolerance_halves_the_weight_of_the_exact_dice() -> None:
+    truth = rows([0, 1, 2, 3, 0])
+    final = logits([[0, 1, 2, 4, 0]], [1 - 1e-12], (1, 8, 8, 8, 1))
+    exact = MultiScaleDiceLoss(upsampling=(8, 8, 8), head_miss_weight=0.5)
+    tolerant = MultiScaleDiceLoss(upsampling=(8, 8, 8), head_miss_weight=0.5, tolerance_voxels=[1.0, 1.0, 1.0])
+    assert float(exact(TrajectoryMapOutput((), final), truth)) == pytest.approx(1.0, abs=1e-3)
+    assert float(tolerant(TrajectoryMapOutput((), final), truth)) == pytest.approx(0.5, abs=1e-3)
