@@ -42,6 +42,9 @@ ENTRY_POINTS = {
     "evaluator",
     "val_interval",
 }
+OVERLAYS = {"dense_train.yaml": "train.yaml"}
+"""Configs that lie over another one; multi_gpu_X.yaml over X.yaml by its name."""
+
 MAX_FILE_BYTES = 25 * 2**20
 """What the model zoo takes in one file."""
 
@@ -74,11 +77,15 @@ def verify(root: Path, *, schema: Path | None = None) -> list[str]:
 
 
 def load(root: Path, name: str) -> dict[str, Any]:
-    """Parse configs/NAME; multi_gpu_X.yaml lies over X.yaml."""
+    """Parse configs/NAME, an overlay over what it lies on."""
     config = yaml.safe_load((root / "configs" / name).read_text(encoding="utf-8"))
-    if name.startswith("multi_gpu_"):
-        config = load(root, name.removeprefix("multi_gpu_")) | config
-    return config
+    return below(root, name) | config
+
+
+def below(root: Path, name: str) -> dict[str, Any]:
+    """Parse what configs/NAME lies on; empty if it is no overlay."""
+    base = OVERLAYS.get(name, name.removeprefix("multi_gpu_"))
+    return {} if base == name else load(root, base)
 
 
 def check_configs(root: Path) -> list[str]:
@@ -86,7 +93,8 @@ def check_configs(root: Path) -> list[str]:
     problems = []
     for path in sorted((root / "configs").glob("*.yaml")):
         config = load(root, path.name)
-        problems += find_loose_ends(path.name, config, ENTRY_POINTS)
+        # What an overlay leaves without effect is told in it; its own keys must have one.
+        problems += find_loose_ends(path.name, config, ENTRY_POINTS | below(root, path.name).keys())
         for key, value in keys_of({"": config}).items():
             if isinstance(value, dict) and isinstance(value.get("_target_"), str):
                 problems += [f"{path.name}: {key.lstrip('#')}: {line}" for line in check_target(value)]

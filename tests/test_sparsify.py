@@ -100,6 +100,10 @@ def test_budget_keeps_the_strongest(noise: torch.Tensor, rule: str) -> None:
     assert float(block.abs()[kept].min()) == pytest.approx(float(strongest))
 
 
+def test_a_dense_network_is_given_every_voxel_whatever_the_budget(noise: torch.Tensor) -> None:
+    assert bool(select_sites(0 * noise, noise, rule="all", **(SETTINGS | {"max_sites": 5})).all())
+
+
 def test_unknown_rule_is_refused(noise: torch.Tensor) -> None:
     with pytest.raises(UserError, match="wanted iq_over_noise"):
         select_sites(noise, noise, rule="best", **SETTINGS)

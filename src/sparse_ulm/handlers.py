@@ -23,7 +23,7 @@ class TrainingSchedule:
     """Phases by epoch: the cascade's heads one after the other, and dilated targets first.
 
     Args:
-        network: Its `phase` is set; only for variant "cascade".
+        network: Its `phase` is set; only for TrajectoryMapNet's variant "cascade".
         loss: Its `dilate` is set.
         cascade_epochs: Epochs for the first head alone, then for the first two, then for all three; the whole network
             from then on ([1, 1, 1]: Rauby et al., released code).
@@ -31,7 +31,7 @@ class TrainingSchedule:
     """
 
     def __init__(
-        self, network: TrajectoryMapNet, loss: MultiScaleDiceLoss, *, cascade_epochs: Sequence[int], dilate_epochs: int
+        self, network: torch.nn.Module, loss: MultiScaleDiceLoss, *, cascade_epochs: Sequence[int], dilate_epochs: int
     ) -> None:
         """Keep what is scheduled."""
         self.network, self.loss = network, loss
@@ -45,7 +45,7 @@ class TrainingSchedule:
         """Set phase and targets of this epoch."""
         epoch = engine.state.epoch
         self.loss.dilate = epoch <= self.dilate_epochs
-        if self.network.variant == "cascade":
+        if isinstance(self.network, TrajectoryMapNet) and self.network.variant == "cascade":
             ends = torch.tensor(self.cascade_epochs).cumsum(0)
             self.network.set_phase(min(int((epoch > ends).sum()), N_REFINEMENTS))
 

@@ -154,6 +154,8 @@ def select_sites(
 ) -> KeptMask:
     """Apply one rule by name, then the `max_sites` budget, which keeps the strongest.
 
+    "all" keeps every voxel, whatever the budget: the input of a dense network.
+
     Raises:
         UserError: If `rule` is unknown.
     """
@@ -166,8 +168,12 @@ def select_sites(
         mask = keep_by_correlation(correlation, threshold=correlation_threshold)
     elif rule == "top_k":
         return keep_top_k(correlation, k=max_sites)
+    elif rule == "all":
+        return torch.ones_like(iq, dtype=torch.bool)
     else:
-        raise UserError(f"rule is {rule!r}; wanted iq_over_noise, correlation_over_noise, correlation_power or top_k.")
+        raise UserError(
+            f"rule is {rule!r}; wanted iq_over_noise, correlation_over_noise, correlation_power, top_k or all."
+        )
     if int(mask.sum()) > max_sites:
         mask = keep_top_k(torch.where(mask, iq, 0), k=max_sites)
     return mask

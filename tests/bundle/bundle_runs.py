@@ -43,10 +43,10 @@ def save_untrained(path, **options):
     return path
 
 
-def run_config(name, *, workflow_type="inference", **options):
-    """Run a shipped config as `monai.bundle run` does, in this process; gives the workflow."""
+def run_config(*names, workflow_type="inference", **options):
+    """Run a shipped config, and what lies over it, as `monai.bundle run` does, in this process; gives the workflow."""
     workflow = ConfigWorkflow(
-        str(ROOT / "configs" / name),
+        [str(ROOT / "configs" / name) for name in names],
         workflow_type=workflow_type,
         logging_file=False,
         bundle_root=str(ROOT),

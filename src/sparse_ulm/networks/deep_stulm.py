@@ -55,9 +55,6 @@ class DeepStulm(nn.Module):
         UserError: If a size does not fit.
     """
 
-    variant = "plain"
-    """No heads, hence no phases: what `handlers.TrainingSchedule` asks."""
-
     engine = "native"
     """Of the sparse tensors it gives."""
 
