@@ -1,0 +1,79 @@
+"""Dice over the threshold that decides, for networks and for the conventional pipeline, on recordings of one kind."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from pooling import Table, over_seeds, shown, table
+from referee import PRESETS, Method, score
+
+PROBABILITIES = tuple(round(0.2 + 0.05 * i, 2) for i in range(15))
+"""0.2 to 0.9."""
+
+NOISE_FACTORS = (2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+"""Of classical.yaml, in noise rms."""
+
+DEFAULT_PRESET = PRESETS[0]
+DICE = "dice_lambda_10"
+
+
+def calibrate(work: Path, methods: list[Method], folders: dict[float | None, list[Path]]) -> list[dict[str, Any]]:
+    """Score every network at all of `PROBABILITIES`, and our own preset at all of `NOISE_FACTORS`.
+
+    Args:
+        work: Where results are kept.
+        methods: Other presets than our own are left out: their thresholds belong to the tools they come from.
+        folders: Recordings by concentration, one folder per seed.
+
+    Returns:
+        One row per method, value and concentration, with `parameter` and `value`.
+    """
+    rows = []
+    for method in methods:
+        if not method.is_network and method.name != DEFAULT_PRESET:
+            continue
+        parameter = "probability_threshold" if method.is_network else "noise_factor"
+        for concentration, of_seeds in folders.items():
+            for value, scores in _over_values(work, method, of_seeds).items():
+                rows.append(
+                    {"method": method.name, "parameter": parameter, "value": value, "concentration": concentration}
+                    | scores
+                )
+    return rows
+
+
+def _over_values(work: Path, method: Method, folders: list[Path]) -> dict[float, dict[str, Any]]:
+    """Score one method at every value of its threshold; a network runs once, for its map of probabilities."""
+    if not method.is_network:
+        return {
+            factor: over_seeds([score(work, method, folder, noise_factor=factor) for folder in folders])
+            for factor in NOISE_FACTORS
+        }
+    results = [score(work, method, folder, kind="probability", thresholds=PROBABILITIES) for folder in folders]
+    return {
+        value: over_seeds(
+            [r | {"recordings": [row for row in r["recordings"] if row["threshold"] == value]} for r in results]
+        )
+        for value in PROBABILITIES
+    }
+
+
+def calibration_table(rows: list[dict[str, Any]]) -> Table:
+    """Lay out Dice λ/10 by value and concentration; the value of the largest mean over concentrations is bold."""
+    concentrations = list(dict.fromkeys(r["concentration"] for r in rows))
+    lines = []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        own = [r for r in rows if r["method"] == method]
+        means = {value: mean_dice(own, value) for value in dict.fromkeys(r["value"] for r in own)}
+        winner = max(means, key=lambda value: means[value])
+        for value, mean in means.items():
+            name = f"**{value}**" if value == winner else str(value)
+            cells = [shown(r[DICE]) for r in own if r["value"] == value]
+            lines.append((method, own[0]["parameter"], name, *cells, f"{mean:.3f}"))
+    columns = ["all" if c is None else f"{c} per PSF volume" for c in concentrations]
+    return table(("method", "parameter", "value", *columns, "mean Dice λ/10"), lines)
+
+
+def mean_dice(rows: list[dict[str, Any]], value: float) -> float:
+    """Average over concentrations, each of the same weight."""
+    return statistics.fmean(r[DICE]["mean"] for r in rows if r["value"] == value)

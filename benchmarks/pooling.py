@@ -1,0 +1,100 @@
+"""From counts to the numbers in a table: counts of recordings are added, seeds give mean and standard deviation."""
+
+import argparse
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import markdown_table
+from referee import TOLERANCES, fingerprint
+
+from sparse_ulm.metrics import scores_from_counts
+
+Table = dict[str, Any]
+"""`header` and `rows` of text: what the JSON files keep and `write_docs.py` lays out."""
+
+
+def pool(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Add the counts of recordings and give `dice_lambda_10`, `precision_exact` and so on for every tolerance."""
+    counts = [row["counts"] for row in rows]
+    scores: dict[str, float] = {}
+    for tolerance in TOLERANCES:
+        total = np.sum([count[tolerance] for count in counts], axis=0).tolist()
+        scores |= {f"{name}_{tolerance}": value for name, value in scores_from_counts(*total).items()}
+    return scores
+
+
+def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Pool each seed's recordings, then give mean and spread over seeds of every score.
+
+    Args:
+        results: One per seed, as `referee.score` gives them.
+
+    Returns:
+        Per score `mean`, `sd` (None for one seed) and `seeds`; `seconds_per_recording`; `bubbles_per_mm3`.
+    """
+    pooled = [pool(result["recordings"]) for result in results]
+    scores: dict[str, Any] = {name: spread([one[name] for one in pooled]) for name in pooled[0]}
+    rows = [row for result in results for row in result["recordings"]]
+    densities = [row["bubbles_per_mm3"] for row in rows if row["bubbles_per_mm3"] is not None]
+    seconds = sum(result["seconds"] for result in results) / len(rows)
+    return scores | {
+        "seconds_per_recording": seconds,
+        "bubbles_per_mm3": float(np.mean(densities)) if densities else None,
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Give mean, standard deviation (None for one value) and the values."""
+    return {
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "seeds": list(values),
+    }
+
+
+def shown(value: dict[str, Any], digits: int = 3) -> str:
+    """Write mean ± standard deviation.
+
+    >>> shown({"mean": 0.51249, "sd": 0.01, "seeds": []}), shown({"mean": 2.0, "sd": None, "seeds": []}, 1)
+    ('0.512 ± 0.010', '2.0')
+    """
+    if value["sd"] is None:
+        return f"{value['mean']:.{digits}f}"
+    return f"{value['mean']:.{digits}f} ± {value['sd']:.{digits}f}"
+
+
+def best(candidates: dict[str, Any], score: str = "dice_lambda_10") -> str:
+    """Name the candidate of the largest mean score; ties go to the first."""
+    return max(candidates, key=lambda name: candidates[name][score]["mean"])
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """Keep a table as text."""
+    return {"header": list(header), "rows": [[str(cell) for cell in row] for row in rows]}
+
+
+def markdown(kept: Table) -> str:
+    """Lay a kept table out."""
+    return markdown_table(kept["header"], kept["rows"])
+
+
+def settings_of(args: argparse.Namespace, *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Tell the settings of a run without any path: files by name and hash, folders of this machine not at all."""
+    dropped = {"work", "json", "figure", "jobs", "workers", *without}
+    return {key: _without_path(value) for key, value in vars(args).items() if key not in dropped}
+
+
+def _without_path(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_path(item) for item in value]
+    if not isinstance(value, str | Path):
+        return value
+    name, _, rest = str(value).rpartition("=")
+    file, _, threshold = rest.partition("@")
+    if not Path(file).exists():
+        return str(value)
+    told = f"{Path(file).name} ({fingerprint(Path(file))})"
+    return "".join([f"{name}=" if name else "", told, f"@{threshold}" if threshold else ""])
