@@ -1,7 +1,7 @@
 """The items of a data set: blocks of frames of recordings, listed without reading a sample."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparse_ulm.acquisition import Acquisition, block_ranges
-from sparse_ulm.errors import RecordingError
+from sparse_ulm.errors import RecordingError, UserError
 from sparse_ulm.io import find_recordings, open_recordings, read_correlation_truth
 from sparse_ulm.io.names import recording_stem, recording_suffix, split_group
 from sparse_ulm.io.truth import Truth, read_truth
@@ -111,6 +111,24 @@ def with_distinct_names(acquisitions: Sequence[Acquisition]) -> list[Acquisition
         replace(a, name=a.name + recording_suffix(a.path).replace(".", "_")) if count[a.name] > 1 else a
         for a in acquisitions
     ]
+
+
+def refuse_same_names(blocks: Iterable[BlockItem], output_dir: str | Path) -> None:
+    """Refuse what cannot be written to OUTPUT_DIR/NAME/.
+
+    Raises:
+        UserError: If `with_distinct_names` left two recordings one name, or `output_dir` is a file.
+    """
+    path_of: dict[str, Path] = {}
+    for item in blocks:
+        name, path = item["image"].name, item["image"].path
+        if path_of.setdefault(name, path) != path:
+            raise UserError(
+                f"{path_of[name].name} and {path.name} would both be written to {Path(output_dir) / name}; wanted "
+                "recordings of different names. Rename one, or run them one by one with --dataset_dir FILE."
+            )
+    if Path(output_dir).exists() and not Path(output_dir).is_dir():
+        raise UserError(f"output_dir {output_dir} is a file; wanted a folder to write to. Choose another.")
 
 
 def truth_of(acquisition: Acquisition) -> Truth:

@@ -1,6 +1,8 @@
-"""Tissue clutter: the strongest components of a block's temporal singular value decomposition."""
+"""Tissue clutter: the strongest temporal components of a block, and frequencies that bubbles do not have."""
 
+import numpy as np
 import torch
+from scipy.signal import butter, sosfiltfilt
 
 from sparse_ulm.conventions import IqBlock
 from sparse_ulm.errors import UserError
@@ -42,3 +44,37 @@ def remove_tissue(iq: IqBlock, *, n_components: int) -> IqBlock:
     tissue = vectors[:, n_frames - n_components :].to(torch.complex64)
     # (X U) first: the (t, t) projector is never formed.
     return (casorati - (casorati @ tissue) @ tissue.mH).reshape(iq.shape)
+
+
+BUTTERWORTH_ORDER = 2
+"""Of the temporal filter; PALA's (reference notes §5.2)."""
+
+
+def band_pass(iq: IqBlock, *, band_hz: tuple[float, float], frame_rate_hz: float) -> IqBlock:
+    """Keep the temporal frequencies between two bounds, of either sign.
+
+    Args:
+        iq: complex64 (x, y, z, t) block.
+        band_hz: Lowest and highest frequency, 0 < low < high < frame_rate_hz / 2; PALA's rat has (50, 249) at 1000 Hz.
+        frame_rate_hz: Frames per second.
+
+    Returns:
+        complex64, as large as the input; a block of one frame is all constant and becomes 0.
+
+    Raises:
+        UserError: If the bounds are not in order inside the frequencies that the frame rate resolves.
+
+    Source: PALA's Butterworth filter, but forward and backward over each block (`sosfiltfilt`): our choice, because
+    PALA's causal one delays bubbles and starts every block with a transient.
+    """
+    low, high = band_hz
+    if not 0 < low < high < frame_rate_hz / 2:
+        raise UserError(
+            f"band_pass_hz is [{low}, {high}] at {frame_rate_hz} frames a second; wanted 0 < low < high < "
+            f"{frame_rate_hz / 2}. Correct it."
+        )
+    sections = butter(BUTTERWORTH_ORDER, band_hz, btype="bandpass", fs=frame_rate_hz, output="sos")
+    n_frames = iq.shape[3]
+    padding = min(3 * (2 * len(sections) + 1), n_frames - 1)
+    filtered = sosfiltfilt(sections, iq.numpy(), axis=3, padlen=padding)
+    return torch.from_numpy(filtered.astype(np.complex64))

@@ -1,12 +1,9 @@
 """The last step of inference: add up each recording's blocks and write its maps, picture and provenance."""
 
-import os
-import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +11,14 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
-from sparse_ulm.blocks import BlockItem
+from sparse_ulm.blocks import BlockItem, refuse_same_names
 from sparse_ulm.conventions import DensityMap
 from sparse_ulm.errors import UserError
 from sparse_ulm.io import save_map
+from sparse_ulm.io.atomic import whole_folder
 from sparse_ulm.mapping.accumulate import DensityAccumulator
 from sparse_ulm.mapping.figure import save_projections
 from sparse_ulm.provenance import write_provenance
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a hidden folder to write to; its files move to `folder` once all of them are there.
-
-    On an error nothing appears in `folder`. Files of the same names are replaced, others there stay.
-
-    Args:
-        folder: Where the files go; made if absent.
-
-    Yields:
-        The folder to write to, in the same parent.
-
-    Raises:
-        UserError: If the folder cannot be made or written to.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            yield Path(temporary)
-            folder.mkdir(exist_ok=True)
-            for file in sorted(Path(temporary).iterdir()):
-                os.replace(file, folder / file.name)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}); wanted a writable folder with space. "
-            "Choose another --output_dir."
-        ) from error
 
 
 class WriteMaps:
@@ -96,20 +65,7 @@ class WriteMaps:
         self.open_maps.clear()
         self.n_blocks = Counter(item["image"].name for item in self.blocks)
         self.started = time.monotonic()
-        self._refuse_same_names()
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise UserError(f"output_dir {self.output_dir} is a file; wanted a folder to write to. Choose another.")
-
-    def _refuse_same_names(self) -> None:
-        """Refuse what `with_distinct_names` cannot tell apart: the blocks would add up in one map."""
-        path_of: dict[str, Path] = {}
-        for item in self.blocks:
-            name, path = item["image"].name, item["image"].path
-            if path_of.setdefault(name, path) != path:
-                raise UserError(
-                    f"{path_of[name].name} and {path.name} would both be written to {self.output_dir / name}; wanted "
-                    "recordings of different names. Rename one, or run them one by one with --dataset_dir FILE."
-                )
+        refuse_same_names(self.blocks, self.output_dir)
 
     def __call__(self, engine: Engine) -> None:
         """Add the samples of one batch."""

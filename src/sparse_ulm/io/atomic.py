@@ -1,4 +1,4 @@
-"""Write a file under a temporary name and rename it, so that nobody ever sees half of it."""
+"""Write a file, or a folder of files, under a temporary name and rename it, so that nobody ever sees half of it."""
 
 import os
 import tempfile
@@ -33,6 +33,35 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder to write to; its files move to `folder` once all of them are there.
+
+    On an error nothing appears in `folder`. Files of the same names are replaced, others there stay.
+
+    Args:
+        folder: Where the files go; made if absent.
+
+    Yields:
+        The folder to write to, in the same parent.
+
+    Raises:
+        UserError: If the folder cannot be made or written to.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            yield Path(temporary)
+            folder.mkdir(exist_ok=True)
+            for file in sorted(Path(temporary).iterdir()):
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}); wanted a writable folder with space. "
+            "Choose another --output_dir."
+        ) from error
 
 
 def _reserve(target: Path) -> Path:

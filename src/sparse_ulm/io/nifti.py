@@ -102,6 +102,25 @@ def save_map(
         nibabel.save(image, temporary)
 
 
+def save_vector_map(
+    path: str | Path, vectors: Float[np.ndarray, "x y z 3"], geometry: Geometry, *, name: str, description: str = ""
+) -> None:
+    """Write a map of vectors as float32 NIfTI (x, y, z, 1, 3) of intent "vector" (1007), as ITK and Slicer read it.
+
+    Args:
+        path: .nii or .nii.gz to write; its folder is made if absent.
+        vectors: One vector per voxel, along the scanner's axes; written as float32.
+        geometry: Of the map's own grid.
+        name: What the vectors are, with their unit, for the header; at most 15 ASCII characters.
+        description: As for `save_map`.
+    """
+    image = _image(np.asarray(vectors, dtype=np.float32)[:, :, :, None, :], geometry)
+    image.header.set_intent("vector", (), name=name)
+    image.header["descrip"] = description.encode("ascii", "replace")[:MAX_DESCRIPTION]
+    with atomic_path(path) as temporary:
+        nibabel.save(image, temporary)
+
+
 def _image(samples: np.ndarray, geometry: Geometry) -> nibabel.Nifti1Image | nibabel.Nifti2Image:
     """Make an image with the affine in both forms; a qform cannot hold shear, so a sheared grid has the sform alone."""
     image_class = nibabel.Nifti1Image if max(samples.shape) <= MAX_NIFTI1_LENGTH else nibabel.Nifti2Image

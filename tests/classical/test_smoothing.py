@@ -1,0 +1,96 @@
+"""Smooth tracks: windows shrink at the ends, gaps are filled, velocities are metres per second of the scanner."""
+
+import numpy as np
+import pytest
+from track_cases import ANISOTROPIC, CUBIC, FRAME_RATE_HZ
+
+from sparse_ulm.acquisition import Geometry, as_rows
+from sparse_ulm.classical.smoothing import fill_gaps, interpolate, path_length_m, smooth, with_velocity
+from sparse_ulm.localisations import Trajectories
+
+
+def tracks_of(*paths, frames=None):
+    """Trajectories from lists of positions."""
+    track_id = np.concatenate([np.full(len(path), i) for i, path in enumerate(paths)]).astype(np.int64)
+    frame = np.concatenate(frames or [np.arange(len(path)) for path in paths]).astype(np.float64)
+    position = np.concatenate([np.asarray(path, dtype=np.float64) for path in paths])
+    return Trajectories(track_id, frame, position, np.full(position.shape, np.nan), frame + 1.0)
+
+
+def random_paths(*lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [np.cumsum(rng.normal(size=(length, 3)), axis=0) for length in lengths]
+
+
+@pytest.mark.parametrize("span", [1, 3, 4, 7, 20])
+def test_averages_are_those_of_a_loop(span):
+    paths = random_paths(1, 2, 9, 30)
+    smoothed = smooth(tracks_of(*paths), CUBIC, span=span)
+    wanted = []
+    for path in paths:
+        for i in range(len(path)):
+            half = min((span - 1) // 2, i, len(path) - 1 - i)
+            wanted.append(path[i - half : i + half + 1].mean(axis=0))
+    np.testing.assert_allclose(smoothed.position_voxel, wanted, atol=1e-10)
+
+
+def test_ends_stay_and_straight_lines_too():
+    line = np.arange(11)[:, None] * [0.5, -0.25, 0.0] + [1.0, 9.0, 4.0]
+    np.testing.assert_allclose(smooth(tracks_of(line), CUBIC, span=7).position_voxel, line)
+    [path] = random_paths(15)
+    smoothed = smooth(tracks_of(path), CUBIC, span=7).position_voxel
+    np.testing.assert_allclose(smoothed[[0, -1]], path[[0, -1]])
+    assert np.abs(smoothed[1:-1] - path[1:-1]).max() > 0.1
+
+
+def test_velocities_are_those_of_the_way_in_the_scanner_s_directions():
+    step = np.array([0.3, 0.1, -0.4])
+    line = np.arange(6)[:, None] * step
+    wanted = step * ANISOTROPIC.voxel_size_m * FRAME_RATE_HZ
+    np.testing.assert_allclose(with_velocity(tracks_of(line), ANISOTROPIC).velocity_m_s, np.tile(wanted, (6, 1)))
+    turned = Geometry(
+        as_rows(np.array([[0, -0.2e-3, 0, 1], [0.1e-3, 0, 0, 2], [0, 0, 0.05e-3, 3], [0, 0, 0, 1.0]])),
+        500.0,
+        8e6,
+        1540.0,
+    )
+    wanted = np.array([-0.1 * 0.2e-3, 0.3 * 0.1e-3, -0.4 * 0.05e-3]) * FRAME_RATE_HZ
+    np.testing.assert_allclose(with_velocity(tracks_of(line), turned).velocity_m_s[2], wanted)
+
+
+def test_velocity_does_not_mix_tracks_and_is_unknown_for_one_sample():
+    tracks = with_velocity(tracks_of([[0, 0, 0], [1, 0, 0]], [[50, 50, 50]], [[9, 9, 9], [9, 8, 9]]), CUBIC)
+    speed = 0.1e-3 * FRAME_RATE_HZ
+    np.testing.assert_allclose(tracks.velocity_m_s[[0, 1, 3, 4]], np.array([[1, 0, 0]] * 2 + [[0, -1, 0]] * 2) * speed)
+    assert np.isnan(tracks.velocity_m_s[2]).all()
+
+
+def test_gaps_are_filled_by_a_straight_line():
+    tracks = tracks_of([[0, 0, 0], [3, 6, 0], [4, 6, 0]], [[7, 7, 7], [8, 8, 8]], frames=[[2, 5, 6], [0, 1]])
+    filled = fill_gaps(tracks)
+    np.testing.assert_array_equal(filled.frame, [2, 3, 4, 5, 6, 0, 1])
+    np.testing.assert_array_equal(filled.track_id, [0] * 5 + [1] * 2)
+    np.testing.assert_allclose(filled.position_voxel[:5], [[0, 0, 0], [1, 2, 0], [2, 4, 0], [3, 6, 0], [4, 6, 0]])
+    np.testing.assert_allclose(filled.amplitude[:5], [3, 4, 5, 6, 7])
+
+
+def test_interpolation_keeps_samples_and_adds_between_them():
+    tracks = tracks_of([[0, 0, 0], [2, 0, 0]], [[5, 5, 5]])
+    finer = interpolate(tracks, np.array([4, 3, 2]))
+    np.testing.assert_allclose(finer.position_voxel[:, 0], [0, 0.5, 1, 1.5, 2, 5])
+    np.testing.assert_allclose(finer.frame, [0, 0.25, 0.5, 0.75, 1, 0])
+
+
+def test_nothing_stays_nothing():
+    none = tracks_of(np.zeros((0, 3)))
+    assert len(smooth(fill_gaps(none), CUBIC, span=5)) == 0
+
+
+def test_path_length_is_in_metres():
+    length = path_length_m(tracks_of([[0, 0, 0], [3, 2, 0], [3, 2, 1]], [[1, 1, 1]]), ANISOTROPIC)
+    np.testing.assert_allclose(length, [0.5e-3, 0.05e-3, 0, 0])
+
+
+def test_a_span_below_one_is_refused():
+    with pytest.raises(ValueError, match="span is 0"):
+        smooth(tracks_of([[0, 0, 0]]), CUBIC, span=0)
