@@ -1,0 +1,164 @@
+"""The conventional pipeline on one recording: filter, detect, localise, link, smooth, count; block by block."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from sparse_ulm.acquisition import Acquisition, Geometry, block_ranges
+from sparse_ulm.classical.detection import find_bubbles
+from sparse_ulm.classical.linking import Linker
+from sparse_ulm.classical.localisation import localise
+from sparse_ulm.classical.presets import Preset
+from sparse_ulm.classical.smoothing import fill_gaps, smooth
+from sparse_ulm.clutter import band_pass, remove_tissue
+from sparse_ulm.conventions import UPSAMPLING, Frames
+from sparse_ulm.errors import UserError
+from sparse_ulm.localisations import Localisations, Trajectories
+from sparse_ulm.mapping.track_map import TrackMap
+from sparse_ulm.sparsify import measure_noise_rms
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the pipeline must know of a recording that no file says.
+
+    Attributes:
+        block_frames: Frames that are filtered together.
+        n_tissue_components: Strongest temporal components to remove; 0 for data that is already filtered.
+        band_pass_hz: (lowest, highest) frequency of bubbles; None for no temporal filter.
+        noise_measure: How the noise is measured (`sparsify.measure_noise_rms`).
+        psf_fwhm_wavelengths: Full widths at half maximum of the PSF's envelope along x, y and z.
+    """
+
+    block_frames: int
+    n_tissue_components: int
+    band_pass_hz: tuple[float, float] | None
+    noise_measure: str
+    psf_fwhm_wavelengths: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        """Refuse widths that no PSF has.
+
+        Raises:
+            UserError: If a width is not positive.
+        """
+        if not all(width > 0 for width in self.psf_fwhm_wavelengths):
+            raise UserError(f"psf_fwhm_wavelengths is {self.psf_fwhm_wavelengths}; wanted positive widths. Correct it.")
+
+    def psf_fwhm_voxel(self, geometry: Geometry) -> tuple[float, float, float]:
+        """Give the PSF's widths in voxels."""
+        widths = np.asarray(self.psf_fwhm_wavelengths) * geometry.wavelength_m / geometry.voxel_size_m
+        x, y, z = widths.tolist()
+        return x, y, z
+
+
+@dataclass(frozen=True)
+class Result:
+    """What comes of a recording.
+
+    Attributes:
+        localisations: All bubbles, linked or not.
+        tracks: Those that were followed, smoothed, one sample per frame.
+        map: Density and velocity on the super-resolved grid.
+    """
+
+    localisations: Localisations
+    tracks: Trajectories
+    map: TrackMap
+
+
+def process(
+    acquisition: Acquisition, preset: Preset, recorded: Recorded, *, blocks: Iterable[tuple[int, int]] | None = None
+) -> Result:
+    """Run the pipeline on a whole recording; tracks run on from block to block.
+
+    Args:
+        acquisition: The recording; frames are read a block at a time.
+        preset: How bubbles are found and followed.
+        recorded: What no file says.
+        blocks: Frames (start, stop) in order of time; None for all. Lets the caller show progress.
+
+    Raises:
+        UserError: If a setting is impossible or frames cannot be read.
+    """
+    geometry = acquisition.geometry
+    linker = make_linker(preset, geometry)
+    parts = []
+    for start, stop in blocks or block_ranges(acquisition.n_frames, recorded.block_frames):
+        frames = acquisition.frames(start, stop)
+        found = localise_block(frames, geometry, preset, recorded, is_iq=acquisition.content == "iq", start=start)
+        linker.add(found)
+        parts.append(found)
+    tracks = smooth(fill_gaps(linker.finish()), geometry, span=preset.smooth_span)
+    return Result(join(parts), tracks, map_tracks(tracks, acquisition))
+
+
+def localise_block(
+    frames: Frames, geometry: Geometry, preset: Preset, recorded: Recorded, *, is_iq: bool = True, start: int = 0
+) -> Localisations:
+    """Filter a block and localise its bubbles.
+
+    Args:
+        frames: The block.
+        geometry: Of the recording.
+        preset: How bubbles are found.
+        recorded: Filters, noise and PSF.
+        is_iq: False for a stored correlation map, which is past all filters.
+        start: Frame of the recording that the block begins with.
+    """
+    iq = torch.from_numpy(np.ascontiguousarray(frames))
+    if is_iq:
+        iq = remove_tissue(iq, n_components=recorded.n_tissue_components)
+        if recorded.band_pass_hz is not None:
+            iq = band_pass(iq, band_hz=recorded.band_pass_hz, frame_rate_hz=geometry.frame_rate_hz)
+    noise_rms = measure_noise_rms(iq, noise_measure=recorded.noise_measure)
+    magnitude, psf_fwhm_voxel = iq.abs().numpy(), recorded.psf_fwhm_voxel(geometry)
+    peaks = find_bubbles(
+        magnitude,
+        psf_fwhm_voxel=psf_fwhm_voxel,
+        noise_rms=noise_rms,
+        noise_factor=preset.noise_factor,
+        n_brightest=preset.n_brightest,
+        side_lobe_ratio=preset.side_lobe_ratio,
+        local_contrast_db=preset.local_contrast_db,
+        n_local_maxima=preset.n_local_maxima,
+        drop_border=preset.drop_border,
+    )
+    found = localise(magnitude, peaks, method=preset.localisation, psf_fwhm_voxel=psf_fwhm_voxel, noise_rms=noise_rms)
+    return Localisations(found.frame + start, found.position_voxel, found.amplitude, found.deviation_voxel)
+
+
+def make_linker(preset: Preset, geometry: Geometry) -> Linker:
+    """Make the linker that a preset describes."""
+    return Linker(
+        geometry=geometry,
+        max_speed_m_s=preset.max_speed(frame_rate_hz=geometry.frame_rate_hz, wavelength_m=geometry.wavelength_m),
+        max_gap_frames=preset.max_gap_frames,
+        min_length=preset.min_length,
+        method=preset.linking,  # type: ignore[arg-type]  # the linker refuses other names
+        acceleration_m_s2=preset.acceleration_m_s2,
+    )
+
+
+def map_tracks(tracks: Trajectories, acquisition: Acquisition) -> TrackMap:
+    """Count tracks on the super-resolved grid of a recording, which is not refined across a 2D slice."""
+    factor = (UPSAMPLING, UPSAMPLING if acquisition.spatial_dims == 3 else 1, UPSAMPLING)
+    x, y, z = (size * step for size, step in zip(acquisition.shape[:3], factor, strict=True))
+    grid = TrackMap((x, y, z), factor)
+    grid.add(tracks)
+    return grid
+
+
+def join(parts: Iterable[Localisations]) -> Localisations:
+    """Put the localisations of consecutive blocks into one table."""
+    parts = list(parts)
+    column = partial(_column, parts)
+    return Localisations(column("frame"), column("position_voxel"), column("amplitude"), column("deviation_voxel"))
+
+
+def _column(parts: list[Localisations], name: str) -> np.ndarray:
+    """Join one column of all parts; a recording has at least one block."""
+    return np.concatenate([getattr(part, name) for part in parts])
