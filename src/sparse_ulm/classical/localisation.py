@@ -32,7 +32,7 @@ def localise(
         magnitude: |IQ| that the peaks were found in, float32 (x, y, z, t); not its correlation with the PSF.
         peaks: From `detection.find_bubbles` on the same block.
         method: "gaussian_fit": amplitude, position and width per axis by least squares; the only one that
-            states its uncertainty. "radial_symmetry": the point nearest to all gradient lines. "weighted_average":
+            states its uncertainty, and that drops what is not shaped like the PSF. "radial_symmetry": the point nearest to all gradient lines. "weighted_average":
             centroid above the window's minimum; it is drawn to the peak's voxel wherever the window cuts the PSF off,
             and wants whole windows (`find_bubbles(drop_border=True)`). "parabolic": parabola through three
             log-magnitudes per axis, which is exact for a Gaussian. "none": the voxel's centre.
@@ -44,7 +44,7 @@ def localise(
         fitted one for "gaussian_fit", else the peak's.
 
     Raises:
-        UserError: If the method is unknown.
+        UserError: If the method is unknown or a PSF width not positive.
 
     Source: methods and the limit of half a width as in PALA (reference notes).
     """
