@@ -16,6 +16,9 @@ from scipy.spatial import KDTree
 
 from sparse_ulm.acquisition import Geometry
 
+TOLERANCES_WAVELENGTHS = {"": 0.0, "_lambda_10": 0.1, "_lambda_4": 0.25}
+"""Endings of the scores and their tolerance: voxel exact, a tenth and a quarter of the wavelength."""
+
 ROUNDING = 1.0 + 1.0e-9
 """Distances equal to the tolerance count as within; this factor keeps rounding from deciding."""
 
@@ -74,6 +77,21 @@ def overlap_counts(
     return len(predicted), len(truth), int(found_predicted.sum()), int(found_truth.sum())
 
 
+def count_near(
+    voxel: Int[np.ndarray, "n xyz=3"],
+    others: Int[np.ndarray, "m xyz=3"],
+    *,
+    voxel_size_m: tuple[float, float, float],
+    tolerance_m: float,
+) -> int:
+    """Count the voxels of one set that have one of another set within a distance, inclusive; 0 for voxel exact."""
+    if not len(voxel) or not len(others):
+        return 0
+    step = np.asarray(voxel_size_m)
+    # A tolerance of 0 has to find equal voxels in spite of rounding.
+    return int(_near(voxel * step, others * step, max(tolerance_m, 1.0e-3 * min(voxel_size_m))).sum())
+
+
 def scores_from_counts(
     n_predicted: int | float, n_truth: int | float, n_predicted_found: int | float, n_truth_found: int | float
 ) -> dict[str, float]:
@@ -96,7 +114,7 @@ def map_scores(
     geometry_refined: Geometry,
     wavelength_m: float,
 ) -> dict[str, float]:
-    """Score a map voxel exact and within a tenth of the wavelength.
+    """Score a map voxel exact, within a tenth and within a quarter of the wavelength.
 
     Args:
         predicted: Voxels of the predicted map.
@@ -105,11 +123,13 @@ def map_scores(
         wavelength_m: Sound speed over transmit frequency.
 
     Returns:
-        `dice`, `precision`, `recall`, and the same with the ending `_lambda_10`.
+        `dice`, `precision`, `recall`, and the same with the endings `_lambda_10` and `_lambda_4`.
     """
     scores: dict[str, float] = {}
-    for ending, tolerance_m in (("", 0.0), ("_lambda_10", wavelength_m / 10)):
-        found = tolerant_overlap(predicted, truth, voxel_size_m=geometry_refined.voxel_size_m, tolerance_m=tolerance_m)
+    for ending, tolerance in TOLERANCES_WAVELENGTHS.items():
+        found = tolerant_overlap(
+            predicted, truth, voxel_size_m=geometry_refined.voxel_size_m, tolerance_m=tolerance * wavelength_m
+        )
         scores |= {f"{name}{ending}": found[name] for name in ("dice", "precision", "recall")}
     return scores
 
