@@ -8,8 +8,10 @@ import torch
 
 from sparse_ulm.acquisition import Geometry
 from sparse_ulm.blocks import RecordingBlocks
+from sparse_ulm.checkpoint import write_checkpoint
 from sparse_ulm.errors import RecordingError, UserError
 from sparse_ulm.io import save_recording
+from sparse_ulm.networks.candidate import CandidateNet
 from sparse_ulm.transforms import (
     CorrelateWithPsfd,
     LoadIqBlockd,
@@ -75,6 +77,36 @@ def test_the_bubble_and_little_else_is_kept(folder: Path) -> None:
     magnitude, likeness, *_ = image.feats[at][0].tolist()
     assert magnitude > 0.5
     assert likeness > 0.95
+
+
+def test_the_learned_rule_keeps_what_its_network_takes_for_likely(folder: Path) -> None:
+    # A network by hand: blocks that change nothing, and a logit of 100 (log magnitude - 0.5).
+    net = CandidateNet(spatial_dims=3)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        net.stem.weight[0, 0] = 1.0
+        net.to_logit.weight[0, 0] = 100.0
+        net.to_logit.get_parameter("bias").fill_(-50.0)
+    write_checkpoint(folder / "candidate.pt", {"model": net.state_dict()})
+    learned = TO_SPARSE | {"rule": "learned", "candidate_weights": folder / "candidate.pt"}
+    block = RecordingBlocks(folder, block_frames=16)[0]
+    dense = CorrelateWithPsfd("image", psf="geometry", fwhm_wavelengths=(1.7, 1.7, 1.4))(LoadIqBlockd("image")(block))
+    magnitude = ToSparseTensord(**TO_SPARSE | {"rule": "all"})(dense)["image"]
+    kept = ToSparseTensord(**learned)(dense)["image"]
+    assert torch.equal(kept.coords, magnitude.coords[magnitude.feats[:, 0] > 0.5])
+    assert 0 < len(kept) < len(magnitude)
+    assert len(ToSparseTensord(**learned | {"max_sites": 7})(dense)["image"]) == 7
+    assert len(ToSparseTensord(**learned | {"candidate_threshold": 0.9999})(dense)["image"]) < len(kept)
+
+
+def test_the_learned_rule_wants_weights(folder: Path) -> None:
+    with pytest.raises(UserError, match="candidate_weights is not given"):
+        ToSparseTensord(**TO_SPARSE | {"rule": "learned"})
+    step = ToSparseTensord(**TO_SPARSE | {"rule": "learned", "candidate_weights": folder / "none.pt"})
+    block = torch.ones(4, 5, 6, 7, dtype=torch.complex64)
+    with pytest.raises(UserError, match=r"none\.pt do not exist"):
+        step({"image": block, "correlation": block})
 
 
 def test_truth_sites_are_the_walk_at_the_heads_stride(folder: Path) -> None:

@@ -154,7 +154,8 @@ def select_sites(
 ) -> KeptMask:
     """Apply one rule by name, then the `max_sites` budget, which keeps the strongest.
 
-    "all" keeps every voxel, whatever the budget: the input of a dense network.
+    "all" keeps every voxel, whatever the budget: the input of a dense network. The rule "learned" is a network's
+    (`networks.candidate.keep_candidates`), which `transforms.ToSparseTensord` asks in place of this function.
 
     Raises:
         UserError: If `rule` is unknown.
@@ -172,8 +173,11 @@ def select_sites(
         return torch.ones_like(iq, dtype=torch.bool)
     else:
         raise UserError(
-            f"rule is {rule!r}; wanted iq_over_noise, correlation_over_noise, correlation_power, top_k or all."
+            f"rule is {rule!r}; wanted iq_over_noise, correlation_over_noise, correlation_power, top_k, learned or all."
         )
-    if int(mask.sum()) > max_sites:
-        mask = keep_top_k(torch.where(mask, iq, 0), k=max_sites)
-    return mask
+    return within_budget(mask, iq, max_sites=max_sites)
+
+
+def within_budget(mask: KeptMask, iq: IqBlock, *, max_sites: int) -> KeptMask:
+    """Drop the faintest of the kept voxels, where there are more than `max_sites`."""
+    return mask if int(mask.sum()) <= max_sites else keep_top_k(torch.where(mask, iq, 0), k=max_sites)

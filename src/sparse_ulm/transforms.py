@@ -16,9 +16,10 @@ from sparse_ulm.clutter import remove_tissue
 from sparse_ulm.errors import UserError
 from sparse_ulm.io import open_recording
 from sparse_ulm.mapping.truth_map import trajectory_sites
+from sparse_ulm.networks.candidate import CandidateNet, keep_candidates, load_candidate_net
 from sparse_ulm.sparse import SparseTensor
 from sparse_ulm.sparse.engines import resolve_engine
-from sparse_ulm.sparsify import N_FEATURES, measure_noise_rms, select_sites, site_features
+from sparse_ulm.sparsify import N_FEATURES, KeptMask, measure_noise_rms, select_sites, site_features, within_budget
 
 Data = dict[Hashable, Any]
 
@@ -122,7 +123,7 @@ class ToSparseTensord(MapTransform):
 
     Args:
         keys: The demodulated block.
-        rule: Which voxels are kept (`sparsify.select_sites`).
+        rule: Which voxels are kept (`sparsify.select_sites`), or "learned": those that a CandidateNet takes for likely.
         noise_factor: For the rules against noise, in noise rms.
         noise_measure: How the noise is measured, "faintest" or "differences" (`sparsify.measure_noise_rms`).
         correlation_threshold: On |c|^2, for `correlation_power`.
@@ -131,6 +132,8 @@ class ToSparseTensord(MapTransform):
         features: What the network is told per site (`sparsify.site_features`).
         site_multiple: The range is rounded up to a multiple of it, per axis (the network's total stride).
         engine: "auto", "native" or "torchsparse": the kind of sparse tensor that is made.
+        candidate_weights: Checkpoint of configs/candidate_train.yaml; only for "learned", read at the first block.
+        candidate_threshold: "learned" keeps voxels whose probability exceeds it, in [0, 1).
     """
 
     def __init__(
@@ -146,13 +149,21 @@ class ToSparseTensord(MapTransform):
         features: str,
         site_multiple: tuple[int, int, int, int] | list[int],
         engine: str = "auto",
+        candidate_weights: str | Path | None = None,
+        candidate_threshold: float = 0.5,
     ) -> None:
         """Keep the settings.
 
         Raises:
-            UserError: If `features` is unknown; otherwise weights that do not fit would be blamed.
+            UserError: If `features` is unknown; otherwise weights that do not fit would be blamed. If the rule is
+                "learned" and there are no weights of it.
         """
         super().__init__(keys)
+        if rule == "learned" and candidate_weights is None:
+            raise UserError(
+                "rule is 'learned' and candidate_weights is not given; wanted a checkpoint of "
+                "configs/candidate_train.yaml. Give one, or choose another rule."
+            )
         if features not in N_FEATURES:
             raise UserError(f"features is {features!r}; wanted one of {', '.join(N_FEATURES)}.")
         self.selection: dict[str, Any] = {
@@ -166,6 +177,8 @@ class ToSparseTensord(MapTransform):
         self.features = features
         self.site_multiple = tuple(site_multiple)
         self.engine = resolve_engine(engine)
+        self.candidate_weights, self.candidate_threshold = candidate_weights, candidate_threshold
+        self._candidate_net: CandidateNet | None = None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Make the sparse tensor of every key, batch size 1."""
@@ -173,7 +186,7 @@ class ToSparseTensord(MapTransform):
         for key in self.key_iterator(d):
             iq, correlation = d[key], d.pop("correlation")
             noise_rms = measure_noise_rms(iq, noise_measure=self.noise_measure)
-            kept = select_sites(iq, correlation, **self.selection, noise_rms=noise_rms)
+            kept = self._keep(iq, correlation, noise_rms)
             coords = torch.nonzero(kept).int().contiguous()
             feats = site_features(iq, correlation, coords, noise_rms=noise_rms, features=self.features)
             spatial_range = (
@@ -183,6 +196,17 @@ class ToSparseTensord(MapTransform):
             batched = torch.nn.functional.pad(coords, (1, 0))
             d[key] = self._make(SparseTensor(batched, feats, spatial_range=spatial_range, engine=self.engine))
         return d
+
+    def _keep(self, iq: torch.Tensor, correlation: torch.Tensor, noise_rms: float) -> KeptMask:
+        if self.selection["rule"] != "learned":
+            return select_sites(iq, correlation, **self.selection, noise_rms=noise_rms)
+        if self._candidate_net is None:
+            spatial_dims = 2 if iq.shape[1] == 1 else 3
+            self._candidate_net = load_candidate_net(self.candidate_weights or "", spatial_dims=spatial_dims)
+        mask = keep_candidates(
+            self._candidate_net, iq, correlation, noise_rms=noise_rms, threshold=self.candidate_threshold
+        )
+        return within_budget(mask, iq, max_sites=self.selection["max_sites"])
 
     def _make(self, sparse: SparseTensor) -> Any:
         if self.engine != "torchsparse":

@@ -7,7 +7,7 @@ import pytest
 from bundle_runs import ROOT
 
 PACKAGE = ROOT / "src" / "sparse_ulm"
-THIN = {"transforms", "engine", "inferer", "handlers", "map_writer", "dataset"}
+THIN = {"transforms", "candidate_transforms", "engine", "inferer", "handlers", "map_writer", "dataset"}
 """Modules that wrap the core for MONAI and Ignite."""
 
 CORE = [path for path in sorted(PACKAGE.rglob("*.py")) if not (path.parent == PACKAGE and path.stem in THIN)]
