@@ -5,7 +5,8 @@ import pytest
 from track_cases import ANISOTROPIC, CUBIC, FRAME_RATE_HZ
 
 from sparse_ulm.acquisition import Geometry, as_rows
-from sparse_ulm.classical.smoothing import fill_gaps, interpolate, path_length_m, smooth, with_velocity
+from sparse_ulm.classical.smoothing import fill_gaps, interpolate, smooth, smooth_by_acceleration, with_velocity
+from sparse_ulm.errors import UserError
 from sparse_ulm.localisations import Trajectories
 
 
@@ -81,16 +82,41 @@ def test_interpolation_keeps_samples_and_adds_between_them():
     np.testing.assert_allclose(finer.frame, [0, 0.25, 0.5, 0.75, 1, 0])
 
 
+def test_the_likeliest_path_is_that_of_the_normal_equations():
+    """Two tracks, one with a gap: every track by its own dense least squares."""
+    acceleration, paths, frames = 2.0, random_paths(7, 5, seed=3), [[0, 1, 2, 5, 6, 7, 8], [3, 4, 5, 6, 7]]
+    tracks = tracks_of(*paths, frames=frames)
+    deviation_m = np.random.default_rng(4).uniform(1e-5, 5e-5, (12, 3))
+    smoothed = smooth_by_acceleration(tracks, deviation_m, ANISOTROPIC, acceleration_m_s2=acceleration)
+    step = np.asarray(ANISOTROPIC.voxel_size_m)
+    for number, (path, seen) in enumerate(zip(paths, frames, strict=True)):
+        n, first = seen[-1] - seen[0] + 1, 0 if number == 0 else 7
+        bend = np.diff(np.eye(n), 2, axis=0) * FRAME_RATE_HZ**2 / acceleration
+        for axis in range(3):
+            weigh = np.eye(n)[np.array(seen) - seen[0]] / deviation_m[first : first + len(seen), axis, None]
+            target = np.r_[path[:, axis] * step[axis] / deviation_m[first : first + len(seen), axis], np.zeros(n - 2)]
+            wanted = np.linalg.lstsq(np.vstack([weigh, bend]), target, rcond=None)[0] / step[axis]
+            np.testing.assert_allclose(smoothed.position_voxel[smoothed.track_id == number, axis], wanted, atol=1e-7)
+    np.testing.assert_array_equal(smoothed.frame, [*range(9), *range(3, 8)])
+
+
+def test_noise_is_smoothed_and_straight_lines_stay():
+    rng = np.random.default_rng(5)
+    line = np.arange(60)[:, None] * [0.1, -0.05, 0.02] + [1.0, 9.0, 4.0]
+    deviation_m = np.full((60, 3), 0.02e-3)
+    kept = smooth_by_acceleration(tracks_of(line), deviation_m, CUBIC, acceleration_m_s2=1.0)
+    np.testing.assert_allclose(kept.position_voxel, line, atol=1e-6)
+    noisy = line + rng.normal(0, 0.2, line.shape)
+    smoothed = smooth_by_acceleration(tracks_of(noisy), deviation_m, CUBIC, acceleration_m_s2=1.0)
+    assert np.std(smoothed.position_voxel - line) < 0.5 * 0.2
+
+
 def test_nothing_stays_nothing():
     none = tracks_of(np.zeros((0, 3)))
     assert len(smooth(fill_gaps(none), CUBIC, span=5)) == 0
-
-
-def test_path_length_is_in_metres():
-    length = path_length_m(tracks_of([[0, 0, 0], [3, 2, 0], [3, 2, 1]], [[1, 1, 1]]), ANISOTROPIC)
-    np.testing.assert_allclose(length, [0.5e-3, 0.05e-3, 0, 0])
+    assert len(smooth_by_acceleration(none, np.zeros((0, 3)), CUBIC, acceleration_m_s2=1.0)) == 0
 
 
 def test_a_span_below_one_is_refused():
-    with pytest.raises(ValueError, match="span is 0"):
+    with pytest.raises(UserError, match="span is 0"):
         smooth(tracks_of([[0, 0, 0]]), CUBIC, span=0)

@@ -81,6 +81,20 @@ def correct(states: States, seen: Float[np.ndarray, "n 3"], variance: Float[np.n
     )
 
 
+def scanner_deviation_m(
+    deviation_voxel: Float[np.ndarray, "n xyz=3"], geometry: Geometry
+) -> Float[np.ndarray, "n xyz=3"]:
+    """Turn deviations in voxels along the grid into metres along the scanner's axes; none is below the least one.
+
+    Args:
+        deviation_voxel: Standard deviations of positions; NaN where not known, which becomes the least deviation.
+        geometry: Of the recording.
+    """
+    # Squared direction cosines: the variance along a scanner axis is a mixture of those along the grid's.
+    variance = np.nan_to_num(deviation_voxel) ** 2 @ geometry.matrix_m[:3, :3].T ** 2
+    return np.maximum(np.sqrt(variance), LEAST_DEVIATION_WAVELENGTHS * geometry.wavelength_m)
+
+
 class KalmanTracks:
     """Ends of tracks, continued where they are predicted to be; takes the place of `linking.NearestTracks`.
 
@@ -102,9 +116,7 @@ class KalmanTracks:
         self.step_m = max_speed_m_s * self.interval_s
         self.acceleration_m_s2 = acceleration_m_s2
         self.speed_variance = (max_speed_m_s / SPEED_DEVIATIONS) ** 2
-        self.least_deviation_m = LEAST_DEVIATION_WAVELENGTHS * geometry.wavelength_m
-        # Squared direction cosines: the variance along a scanner axis is a mixture of those along the grid's.
-        self._to_scanner = geometry.matrix_m[:3, :3].T ** 2
+        self.geometry = geometry
         self.now = 0
         self.track_id = np.empty(0, dtype=np.int64)
         self.frame = np.empty(0, dtype=np.int64)
@@ -126,7 +138,7 @@ class KalmanTracks:
         track_id = np.full(len(position_m), -1, dtype=np.int64)
         pairs = self._candidates(position_m)
         row, column = pairs.T
-        spread = self.states.p_xx[row] + self._variance(deviation_voxel)[column]
+        spread = self.states.p_xx[row] + (scanner_deviation_m(deviation_voxel, self.geometry) ** 2)[column]
         squared = np.sum((position_m[column] - self.states.x[row]) ** 2 / spread, axis=1)
         cost = squared + np.sum(np.log(spread), axis=1)
         inside = squared <= GATE_SQUARED
@@ -146,7 +158,7 @@ class KalmanTracks:
         deviation_voxel: Float[np.ndarray, "n xyz=3"],
     ) -> None:
         """Correct the bubbles seen in this frame, and begin new ones at rest with a wide spread of speeds."""
-        variance = self._variance(deviation_voxel)
+        variance = scanner_deviation_m(deviation_voxel, self.geometry) ** 2
         place = {track: row for row, track in enumerate(self.track_id.tolist())}
         rows = np.array([place[track] for track in track_id[~is_new].tolist()], dtype=np.int64)
         seen = correct(self.states[rows], position_m[~is_new], variance[~is_new])
@@ -170,11 +182,6 @@ class KalmanTracks:
             pairs = pairs_within(self.last_seen_m[rows], position_m, self.step_m * float(self.now - last_seen))
             found.append(np.column_stack([rows[pairs[:, 0]], pairs[:, 1]]))
         return np.vstack(found)
-
-    def _variance(self, deviation_voxel: Float[np.ndarray, "n xyz=3"]) -> Float[np.ndarray, "n 3"]:
-        """Turn deviations in voxels along the grid into variances in m² along the scanner's axes."""
-        variance = np.nan_to_num(deviation_voxel**2 @ self._to_scanner)
-        return np.maximum(variance, self.least_deviation_m**2)
 
     def _keep(self, kept: NDArray[np.bool_]) -> None:
         self.track_id, self.frame, self.last_seen_m = self.track_id[kept], self.frame[kept], self.last_seen_m[kept]

@@ -122,13 +122,17 @@ class Linker:
         self._parts.append(localisations)
         self._track_ids.append(track_id)
 
-    def finish(self) -> Trajectories:
-        """Give the tracks of at least `min_length` localisations, numbered from 0 in order of their start."""
-        track_id = np.concatenate([np.empty(0, dtype=np.int64), *self._track_ids])
+    def linked(self) -> Int[np.ndarray, " n"]:
+        """Give the number of the localisation, in the order they were added, that each sample of `finish` is."""
+        track_id = self._track_id()
         length = np.bincount(track_id, minlength=self._n_tracks)
         kept = np.flatnonzero(length[track_id] >= self.min_length)
-        rows = kept[np.argsort(track_id[kept], kind="stable")]
-        _, number = np.unique(track_id[rows], return_inverse=True)
+        return kept[np.argsort(track_id[kept], kind="stable")]
+
+    def finish(self) -> Trajectories:
+        """Give the tracks of at least `min_length` localisations, numbered from 0 in order of their start."""
+        rows = self.linked()
+        _, number = np.unique(self._track_id()[rows], return_inverse=True)
         columns = [
             np.concatenate([empty, *(getattr(part, name) for part in self._parts)])[rows]
             for name, empty in (
@@ -140,6 +144,10 @@ class Linker:
         velocity = np.full((len(rows), 3), np.nan)
         raw = Trajectories(number.astype(np.int64), columns[0], columns[1], velocity, columns[2])
         return with_velocity(raw, self.geometry)
+
+    def _track_id(self) -> Int[np.ndarray, " n"]:
+        """Give the track of every localisation so far."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *self._track_ids])
 
     def _link_frame(
         self, frame: int, position_m: Float[np.ndarray, "n xyz=3"], deviation_voxel: Float[np.ndarray, "n xyz=3"]

@@ -9,10 +9,11 @@ import torch
 
 from sparse_ulm.acquisition import Acquisition, Geometry, block_ranges
 from sparse_ulm.classical.detection import find_bubbles
+from sparse_ulm.classical.kalman import scanner_deviation_m
 from sparse_ulm.classical.linking import Linker
 from sparse_ulm.classical.localisation import localise
 from sparse_ulm.classical.presets import Preset
-from sparse_ulm.classical.smoothing import fill_gaps, smooth
+from sparse_ulm.classical.smoothing import fill_gaps, smooth, smooth_by_acceleration
 from sparse_ulm.clutter import band_pass, remove_tissue
 from sparse_ulm.conventions import UPSAMPLING, Frames
 from sparse_ulm.errors import UserError
@@ -92,8 +93,9 @@ def process(
         found = localise_block(frames, geometry, preset, recorded, is_iq=acquisition.content == "iq", start=start)
         linker.add(found)
         parts.append(found)
-    tracks = smooth(fill_gaps(linker.finish()), geometry, span=preset.smooth_span)
-    return Result(join(parts), tracks, map_tracks(tracks, acquisition))
+    localisations = join(parts)
+    tracks = smooth_tracks(linker, localisations, preset)
+    return Result(localisations, tracks, map_tracks(tracks, acquisition))
 
 
 def localise_block(
@@ -141,6 +143,26 @@ def make_linker(preset: Preset, geometry: Geometry) -> Linker:
         method=preset.linking,  # type: ignore[arg-type]  # the linker refuses other names
         acceleration_m_s2=preset.acceleration_m_s2,
     )
+
+
+def smooth_tracks(linker: Linker, localisations: Localisations, preset: Preset) -> Trajectories:
+    """Fill gaps and smooth as a preset says.
+
+    Args:
+        linker: That has linked all localisations.
+        localisations: In the order that the linker was given them.
+        preset: Smooths by span, or by acceleration where it has no span.
+
+    Raises:
+        UserError: If the preset has neither.
+    """
+    raw, geometry = linker.finish(), linker.geometry
+    if preset.smooth_span is not None:
+        return smooth(fill_gaps(raw), geometry, span=preset.smooth_span)
+    if preset.acceleration_m_s2 is None:
+        raise UserError("smooth_span and acceleration_m_s2 are both null; wanted one of them. Set one.")
+    deviation_m = scanner_deviation_m(localisations.deviation_voxel[linker.linked()], geometry)
+    return smooth_by_acceleration(raw, deviation_m, geometry, acceleration_m_s2=preset.acceleration_m_s2)
 
 
 def map_tracks(tracks: Trajectories, acquisition: Acquisition) -> TrackMap:

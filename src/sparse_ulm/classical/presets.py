@@ -25,10 +25,10 @@ class Preset:
         linking: Method of `linking.Linker`.
         max_speed_m_s: Largest speed that is linked; None where `max_link_wavelengths` says it.
         max_link_wavelengths: Largest distance between frames that is linked; None where `max_speed_m_s` says it.
-        acceleration_m_s2: For Kalman linking, standard deviation of a bubble's acceleration; else None.
+        acceleration_m_s2: Standard deviation of a bubble's acceleration, for Kalman linking and smoothing by it.
         max_gap_frames: Frames in which a bubble may be missing.
         min_length: Fewest localisations of a track.
-        smooth_span: Samples of a track that are averaged.
+        smooth_span: Samples of a track that are averaged; None for the likeliest path by acceleration.
     """
 
     noise_factor: float | None
@@ -44,7 +44,7 @@ class Preset:
     acceleration_m_s2: float | None
     max_gap_frames: int
     min_length: int
-    smooth_span: int
+    smooth_span: int | None
 
     def max_speed(self, *, frame_rate_hz: float, wavelength_m: float) -> float:
         """Give the largest speed that is linked in a recording, in m/s: the smaller of what both limits allow.
@@ -71,10 +71,10 @@ GAUSSIAN_KALMAN = Preset(
     linking="kalman",
     max_speed_m_s=0.03,
     max_link_wavelengths=None,
-    acceleration_m_s2=1.0,
+    acceleration_m_s2=3.0,
     max_gap_frames=1,
     min_length=6,
-    smooth_span=5,
+    smooth_span=None,
 )
 """Ours, tuned on simulated recordings of the training vessels (docs/benchmarks.md)."""
 

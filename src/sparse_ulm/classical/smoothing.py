@@ -3,8 +3,10 @@
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from scipy.linalg import solveh_banded
 
 from sparse_ulm.acquisition import Geometry
+from sparse_ulm.errors import UserError
 from sparse_ulm.localisations import Trajectories
 
 
@@ -17,10 +19,7 @@ def fill_gaps(trajectories: Trajectories) -> Trajectories:
     Returns:
         The same with every track in consecutive frames.
     """
-    steps = np.ones(len(trajectories), dtype=np.int64)
-    joined = _is_joined(trajectories.track_id)
-    steps[:-1][joined] = np.diff(trajectories.frame)[joined].astype(np.int64)
-    return interpolate(trajectories, steps)
+    return interpolate(trajectories, _frames_to_next(trajectories))
 
 
 def interpolate(trajectories: Trajectories, n_steps: Int[np.ndarray, " n"]) -> Trajectories:
@@ -65,10 +64,13 @@ def smooth(trajectories: Trajectories, geometry: Geometry, *, span: int) -> Traj
         geometry: Of the recording.
         span: Samples per average, at least 1; 1 changes no position.
 
+    Raises:
+        UserError: If the span is below 1.
+
     Source: MATLAB's `smooth` as PALA uses it, with a span of 20 that acts as 19 (reference notes §5.6).
     """
     if span < 1:
-        raise ValueError(f"span is {span}; wanted at least 1.")
+        raise UserError(f"smooth_span is {span}; wanted at least 1. Correct it.")
     first, last = _bounds(trajectories.track_id)
     row = np.arange(len(trajectories))
     half = np.minimum(np.minimum(row - first, last - row), (span - 1) // 2)
@@ -78,6 +80,58 @@ def smooth(trajectories: Trajectories, geometry: Geometry, *, span: int) -> Traj
         trajectories.track_id, trajectories.frame, mean, trajectories.velocity_m_s, trajectories.amplitude
     )
     return with_velocity(smoothed, geometry)
+
+
+def smooth_by_acceleration(
+    trajectories: Trajectories,
+    deviation_m: Float[np.ndarray, "n xyz=3"],
+    geometry: Geometry,
+    *,
+    acceleration_m_s2: float,
+) -> Trajectories:
+    """Find the likeliest path of bubbles whose acceleration is random, given where they were seen and how surely.
+
+    Minimises, over the positions x_t of every frame, sum_t (x_t - z_t)^2 / deviation_t^2 over the frames seen, plus
+    sum_t (x_(t-1) - 2 x_t + x_(t+1))^2 / (acceleration dt^2)^2. This is the fixed-interval (Rauch-Tung-Striebel)
+    smoother of the constant-velocity model; all tracks are one banded system of equations per axis.
+
+    Args:
+        trajectories: Raw samples of at least two localisations per track; gaps are filled.
+        deviation_m: Standard deviation of each sample along the scanner's axes, above 0.
+        geometry: Of the recording.
+        acceleration_m_s2: Standard deviation of the acceleration along each axis.
+
+    Source: our choice, because the right span of a moving average depends on speed, frame rate and noise.
+    """
+    filled = fill_gaps(trajectories)
+    if not len(filled):
+        return filled
+    is_seen = np.cumsum(np.r_[0, _frames_to_next(trajectories)[:-1]])
+    stiffness = (acceleration_m_s2 / geometry.frame_rate_hz**2) ** -2
+    bending = _bending(filled.track_id) * stiffness
+    seen_m, found_m = geometry.to_scanner_m(trajectories.position_voxel), np.empty((len(filled), 3))
+    for axis in range(3):
+        weight = deviation_m[:, axis] ** -2.0
+        system, target = bending.copy(), np.zeros(len(filled))
+        system[2, is_seen] += weight
+        target[is_seen] = weight * seen_m[:, axis]
+        found_m[:, axis] = solveh_banded(system, target)
+    smoothed = Trajectories(
+        filled.track_id, filled.frame, geometry.to_voxel(found_m), filled.velocity_m_s, filled.amplitude
+    )
+    return with_velocity(smoothed, geometry)
+
+
+def _bending(track_id: Int[np.ndarray, " n"]) -> Float[np.ndarray, "3 n"]:
+    """Give D^T D of the second differences D within tracks, in SciPy's upper banded form."""
+    n = len(track_id)
+    banded = np.zeros((3, n))
+    middle = 1 + np.flatnonzero(track_id[2:] == track_id[:-2])
+    for row, first in zip((-1, 0, 1), (1.0, -2.0, 1.0), strict=True):
+        for column, second in zip((-1, 0, 1), (1.0, -2.0, 1.0), strict=True):
+            if column >= row:
+                banded[2 - (column - row), middle + column] += first * second
+    return banded
 
 
 def with_velocity(trajectories: Trajectories, geometry: Geometry) -> Trajectories:
@@ -99,13 +153,12 @@ def with_velocity(trajectories: Trajectories, geometry: Geometry) -> Trajectorie
     )
 
 
-def path_length_m(trajectories: Trajectories, geometry: Geometry) -> Float[np.ndarray, " n"]:
-    """Give the distance from each sample to the next of its track; 0 at the end of a track."""
-    position_m = geometry.to_scanner_m(trajectories.position_voxel)
-    length = np.zeros(len(trajectories))
+def _frames_to_next(trajectories: Trajectories) -> NDArray[np.int64]:
+    """Count the frames from each sample to the next of its track; 1 at the end of a track."""
+    steps = np.ones(len(trajectories), dtype=np.int64)
     joined = _is_joined(trajectories.track_id)
-    length[:-1][joined] = np.linalg.norm(np.diff(position_m, axis=0), axis=1)[joined]
-    return length
+    steps[:-1][joined] = np.diff(trajectories.frame)[joined].astype(np.int64)
+    return steps
 
 
 def _is_joined(track_id: Int[np.ndarray, " n"]) -> NDArray[np.bool_]:
