@@ -89,8 +89,8 @@ def find_bubbles(
         UserError: If a setting is out of range, or neither `noise_factor` nor `n_brightest` is given.
 
     Source: PALA and Open-3DULM as in the reference notes. Unlike PALA, maxima are sought before the border is cut off,
-    because a border of zeros makes maxima of slopes. Side lobes relative to the local maximum come from the founders'
-    prototype; a window of 2.5 widths and the factors named above did best on simulated recordings with the Gaussian fit.
+    because a border of zeros makes maxima of slopes. Side lobes relative to the local maximum are from the founders'
+    prototype; 2.5 widths and the factors named above did best on simulated recordings with the Gaussian fit.
     """
     _check_settings(noise_factor, n_brightest, side_lobe_ratio, side_lobe_window_fwhm)
     frames = frames_first(magnitude)

@@ -31,11 +31,12 @@ def localise(
     Args:
         magnitude: |IQ| that the peaks were found in, float32 (x, y, z, t); not its correlation with the PSF.
         peaks: From `detection.find_bubbles` on the same block.
-        method: "gaussian_fit": amplitude, position and width per axis by least squares; the only one that
-            states its uncertainty, and that drops what is not shaped like the PSF. "radial_symmetry": the point nearest to all gradient lines. "weighted_average":
-            centroid above the window's minimum; it is drawn to the peak's voxel wherever the window cuts the PSF off,
-            and wants whole windows (`find_bubbles(drop_border=True)`). "parabolic": parabola through three
-            log-magnitudes per axis, which is exact for a Gaussian. "none": the voxel's centre.
+        method: "gaussian_fit": amplitude, position and width per axis by least squares; the only one that states its
+            uncertainty, and that drops what is not shaped like the PSF. "radial_symmetry": the point nearest to all
+            gradient lines. "weighted_average": centroid above the window's minimum; it is drawn to the peak's voxel
+            wherever the window cuts the PSF off, by a fifth of the shift for a PSF of 3 voxels, and wants whole
+            windows (`find_bubbles(drop_border=True)`). "parabolic": parabola through three log-magnitudes per axis,
+            exact for a Gaussian but noisy for a wide one. "none": the voxel's centre.
         psf_fwhm_voxel: PSF widths in voxels; they set the window, the axes' scales and the largest shift.
         noise_rms: RMS of the complex noise, for the uncertainty alone.
 
