@@ -19,6 +19,7 @@ else an untrained network whose heads are made to deny nothing: it keeps as many
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -42,28 +43,40 @@ TARGET_RATIO = 100.0
 WARM_UP_SITES = 500
 
 
-def read_train_config(bundle_root: Path = ROOT) -> ConfigParser:
+def read_train_config(bundle_root: Path = ROOT, *, spatial_dims: int = 3) -> ConfigParser:
     """Read configs/train.yaml, nothing of it built yet."""
     config = ConfigParser()
     config.read_config(str(bundle_root / "configs" / "train.yaml"))
-    config["bundle_root"] = str(bundle_root)
+    config["bundle_root"], config["spatial_dims"] = str(bundle_root), spatial_dims
     return config
+
+
+def grid_size(args: argparse.Namespace) -> list[int]:
+    """Give the voxels along x, y and z; one number stands for a cube."""
+    grid = [args.grid] if isinstance(args.grid, int) else args.grid
+    return grid if len(grid) == 3 else grid[:1] * 3
+
+
+def spatial_dims_of(grid: list[int]) -> int:
+    """Tell 2D grids, one voxel thick along y, from 3D ones."""
+    return 2 if grid[1] == 1 else 3
 
 
 def prepare_block(path: Path, n_frames: int, args: argparse.Namespace) -> dict[str, Any]:
     """Simulate a recording of one block, run train.yaml's preprocessing, save the network's input and truth."""
-    ranges = parameter_ranges(grid_size=[args.grid] * 3, n_frames=n_frames, n_bubbles=args.bubbles, snr_db=args.snr_db)
+    grid = grid_size(args)
+    ranges = parameter_ranges(grid_size=grid, n_frames=n_frames, n_bubbles=args.bubbles, snr_db=args.snr_db)
     with tempfile.TemporaryDirectory() as name:
         summary = write_recordings(
             name, n_recordings=1, vessels="synthetic", seed=args.seed, ranges=ranges, file_format="nii"
         )
         drawn = json.loads(summary.read_text(encoding="utf-8"))["recordings"][0]
         blocks = RecordingBlocks(name, block_frames=n_frames, with_truth=True)
-        config = read_train_config()
+        config = read_train_config(spatial_dims=spatial_dims_of(grid))
         if args.max_sites is not None:
             config["max_sites"] = args.max_sites
         item = config.get_parsed_content("preprocessing")(blocks[0])
-        config["max_sites"] = args.grid**3 * n_frames
+        config["max_sites"] = math.prod(grid) * n_frames
         unbounded = config.get_parsed_content("preprocessing")(blocks[0])
     image, label = item["image"], torch.nn.functional.pad(item["label"], (1, 0))
     block = {"coords": image.coords, "feats": image.feats, "range": list(image.spatial_range), "label": label}
@@ -84,7 +97,8 @@ def train_step(network: TrajectoryMapNet, loss: torch.nn.Module, block: dict[str
 
 def measure_step(path: Path, weights: Path | None, stored: str) -> dict[str, Any]:
     """Measure one step in this process, which must be fresh; the child's part of `measure`."""
-    config = read_train_config()
+    block = torch.load(path, weights_only=True)
+    config = read_train_config(spatial_dims=spatial_dims_of(block["range"][1:]))
     torch.manual_seed(1)
     torch.set_num_threads(1)  # memory hardly depends on it, and a busy machine is no place for more
     network = config.get_parsed_content("network_def").train()
@@ -93,7 +107,6 @@ def measure_step(path: Path, weights: Path | None, stored: str) -> dict[str, Any
     else:
         network.keep_probability = 0.0
     loss = config.get_parsed_content("loss")
-    block = torch.load(path, weights_only=True)
     # Compiled loops are loaded and threads started before the step that counts; batch statistics stay out of it.
     few = {"coords": block["coords"][:WARM_UP_SITES], "feats": block["feats"][:WARM_UP_SITES]}
     with stored_as(stored):
@@ -109,34 +122,40 @@ def measure_step(path: Path, weights: Path | None, stored: str) -> dict[str, Any
     return {"peak_bytes": peak, "saved_bytes": saved.total, "sites_of_heads": sites}
 
 
+def measure_apart(path: Path, weights: Path | None, stored: str) -> dict[str, Any]:
+    """Measure the step on a saved block in a fresh process."""
+    options = ["--block", str(path), "--stored_activations", stored]
+    options += ["--weights", str(weights.resolve())] if weights else []
+    return json.loads(run_measured([sys.executable, __file__, *options]).output.splitlines()[-1])
+
+
 def measure(n_frames: int, args: argparse.Namespace) -> dict[str, Any]:
     """Measure the sparse step in a fresh process and count the dense one."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "block.pt"
         block = prepare_block(path, n_frames, args)
-        weights = ["--weights", str(args.weights.resolve())] if args.weights else []
-        stored = ["--stored_activations", args.stored_activations]
-        run = run_measured([sys.executable, __file__, "--block", str(path), *weights, *stored])
+        sparse = measure_apart(path, args.weights, args.stored_activations)
     config = read_train_config()
     sizes = {key: config[key] for key in SIZES} | {"in_channels": config.get_parsed_content("network_def").in_channels}
-    dense = count_dense(sizes, (args.grid,) * 3, n_frames, with_heads=config["variant"] != "plain")
+    x, y, z = grid_size(args)
+    dense = count_dense(sizes, (x, y, z), n_frames, with_heads=config["variant"] != "plain")
     return {
         "n_frames": n_frames,
         "block": block,
-        "sparse": json.loads(run.output.splitlines()[-1]),
+        "sparse": sparse,
         "dense_saved_bytes": sum(dense.values()),
         "dense_saved_bytes_of_stage": dense,
     }
 
 
-def report(results: list[dict[str, Any]], grid: int) -> str:
+def report(results: list[dict[str, Any]], grid: list[int]) -> str:
     """Write the table."""
     rows = []
     for result in results:
         sparse, dense, block = result["sparse"], result["dense_saved_bytes"], result["block"]
         ratio = dense / sparse["peak_bytes"]
         rows.append(
-            (f"{grid}x{grid}x{grid}x{result['n_frames']}", f"{block['sites']} of {block['sites_before_budget']}",
+            ("x".join(map(str, (*grid, result["n_frames"]))), f"{block['sites']} of {block['sites_before_budget']}",
              f"{sparse['peak_bytes'] / MIB:.0f} MiB", f"{sparse['saved_bytes'] / MIB:.0f} MiB",
              f"{dense / GIB:.1f} GiB", f"{ratio:.0f}",
              f"{dense / sparse['saved_bytes']:.0f}", "reached" if ratio >= TARGET_RATIO else "MISSED")
@@ -151,7 +170,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     shipped = ROOT / "models" / "model.pt"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=[128, 512], help="blocks to measure")
-    parser.add_argument("--grid", type=int, default=32, help="voxels along x, y and z")
+    parser.add_argument("--grid", type=int, nargs="+", default=[32], help="voxels along x, y and z, or of a cube")
     parser.add_argument("--bubbles", type=int, default=30, help="in the field of view, in every frame")
     parser.add_argument("--snr_db", type=float, default=20.0, help="median bubble peak over noise rms")
     parser.add_argument(
@@ -171,7 +190,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     print(f"{args.bubbles} bubbles, {args.snr_db:g} dB, seed {args.seed}; "
           f"weights: {args.weights.name if args.weights else 'none, untrained network'}\n")  # fmt: skip
     results = [measure(n_frames, args) for n_frames in args.frames]
-    print(report(results, args.grid))
+    print(report(results, grid_size(args)))
     options = {key: value for key, value in vars(args).items() if key not in ("weights", "block")}
     write_json(args.json, record, options=options, trained=args.weights is not None, results=results)
     return results

@@ -8,6 +8,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from sparse_ulm.networks.deep_stulm import DeepStulm
+
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -114,6 +116,46 @@ def test_training_memory_measures_and_counts(tmp_path: Path) -> None:
     assert len(sparse["sites_of_heads"]) == 4
     assert 0 < result["block"]["sites"] <= result["block"]["sites_before_budget"]
     assert json.loads(file.read_text())["results"][0]["dense_saved_bytes"] == result["dense_saved_bytes"]
+
+
+def test_bytes_alive_by_hand() -> None:
+    from dense_memory import LiveBytes
+
+    with LiveBytes() as live:
+        x = torch.ones(5, 6)
+        y = x + 1  # 2 x 30 numbers alive
+        del x
+        (y.view(6, 5) * 2).sum()  # again 2 x 30, and a sum beside them
+    assert live.peak == 4 * 61
+    assert live.live == 4 * 30
+
+
+def test_slabs_of_the_dense_network_add_up_to_the_whole() -> None:
+    from dense_memory import refine_in_slabs
+
+    torch.manual_seed(1)
+    net = DeepStulm(spatial_dims=3, encoder_widths=(4, 4, 4), refine_width=3, temporal_strides=(2, 2, 2, 1)).eval()
+    x = torch.randn(1, 1, 3, 12, 1, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(refine_in_slabs(net, x, width=5), net.refine(x), atol=1e-5, rtol=1e-5)
+
+
+def test_dense_memory_compares_both_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dense_memory
+
+    block = dense_memory.Block((16, 1, 20), 64, 4, (4, 4, 4, 1), target=4.0)
+    monkeypatch.setitem(dense_memory.BLOCKS, "2d_ours", block)
+    monkeypatch.setattr(dense_memory, "child", lambda *options: {"peak_bytes": 1 << 30})
+    sparse = {"peak_bytes": 1 << 20, "saved_bytes": 1 << 19}
+    monkeypatch.setattr(dense_memory, "measure_apart", lambda *options: sparse)
+    file = tmp_path / "memory.json"
+    (result,) = dense_memory.main(["--blocks", "2d_ours", "--json", str(file)])
+    assert result["block"] == "16x20x64"
+    # On the finest grid and on one slot: four convolutions with their norms, and the sums, of 16 channels.
+    finest = 128 * 160 * 16 * 4
+    assert 10 * finest < result["dense_saved_bytes"] < 40 * finest
+    assert 0 < result["sites"] < 16 * 20 * 64
+    assert json.loads(file.read_text())["results"][0]["dense_peak_bytes"] == 1 << 30
 
 
 @pytest.mark.slow  # a fresh process imports everything; tests/bundle runs the same config in this one
