@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
-from spot_cases import brightest_voxels, spot, spots
+from spot_cases import brightest_voxels, peaks_at, spot, spots
 
 from sparse_ulm.classical.detection import window_half_width
 from sparse_ulm.classical.gaussian_fit import WIDTH_RANGE, fit_gaussians
@@ -41,9 +41,9 @@ def test_equal_to_scipy(shape, fwhm, at_border):
     for row in range(len(peaks)):
         start = [1.0, *np.ravel([(0.0, fwhm[axis] / FWHM_PER_SIGMA) for axis in axes])]
         best, covariance = fit_by_scipy(windows.samples[row], windows.is_inside[row], axes, start)
-        # scipy scales the covariance by the residuals; ours states it for the noise that is given.
+        # scipy scales the covariance by the residuals; ours by the noise that is given, if that is more.
         residual = _sum_of_squares(windows, row, axes, best) / (windows.is_inside[row].sum() - len(best))
-        deviation = np.sqrt(np.diag(covariance) / residual)[1::2] * noise_rms / np.sqrt(2.0)
+        deviation = np.sqrt(np.diag(covariance) * max(1.0, noise_rms**2 / 2.0 / residual))[1::2]
         assert found.amplitude[row] == pytest.approx(best[0], rel=1e-4)
         assert found.shift[row, axes] == pytest.approx(best[1::2], abs=1e-4)
         assert found.sigma[row, axes] == pytest.approx(np.abs(best[2::2]), rel=1e-4)
@@ -89,6 +89,15 @@ def test_deviation_follows_noise_and_amplitude():
     plain = fit(magnitude, peaks, (3.0, 3.0, 3.0), noise_rms=0.1)[1].deviation
     assert fit(magnitude, peaks, (3.0, 3.0, 3.0), noise_rms=0.2)[1].deviation == pytest.approx(2.0 * plain)
     assert fit(4.0 * magnitude, peaks, (3.0, 3.0, 3.0), noise_rms=0.1)[1].deviation == pytest.approx(plain / 4.0)
+
+
+def test_bubble_beside_another_is_known_less_well():
+    shape, fwhm = (17, 18, 19), (4.0, 4.0, 4.0)
+    alone = spot(shape, (8.1, 8.9, 9.2), fwhm)
+    beside = alone + spot(shape, (8.1, 12.4, 9.2), fwhm, amplitude=0.5)
+    magnitude = np.stack([alone, beside], axis=-1).astype(np.float32)
+    _, found = fit(magnitude, peaks_at(magnitude, [0, 1], [[8, 9, 9], [8, 9, 9]]), fwhm, noise_rms=0.005)
+    assert found.deviation[1, 1] > 2.0 * found.deviation[0, 1]
 
 
 def test_axis_of_one_voxel_has_no_deviation():

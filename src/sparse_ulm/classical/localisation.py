@@ -38,7 +38,7 @@ def localise(
             windows (`find_bubbles(drop_border=True)`). "parabolic": parabola through three log-magnitudes per axis,
             exact for a Gaussian but noisy for a wide one. "none": the voxel's centre.
         psf_fwhm_voxel: PSF widths in voxels; they set the window, the axes' scales and the largest shift.
-        noise_rms: RMS of the complex noise, for the uncertainty alone.
+        noise_rms: RMS of the complex noise, for the uncertainty alone (`gaussian_fit.fit_gaussians`).
 
     Returns:
         Localisations in the order of `peaks`; `frame` counts from the first frame of the block. `amplitude` is the
