@@ -4,8 +4,8 @@ For every concentration simulates `--n_recordings` recordings for each of `--see
 default ranges, everything but the concentration drawn alike), makes maps by configs/inference.yaml and by every
 preset of configs/classical.yaml, and prints per method: Dice of the maps within a tenth of the wavelength, precision
 and recall within it, Dice voxel exact and within a quarter; counts of a seed's recordings added, mean ± standard
-deviation over seeds; seconds per recording, writing of all outputs included. A second table sets the network beside
-the best preset.
+deviation over seeds; CPU seconds per recording, all reading and writing included. A second table sets the network
+beside the best preset.
 
 Run:  python benchmarks/concentration.py --work build/referee --vessels seg4.swc [--json FILE] [--figure FILE]
 """
@@ -15,13 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from figures import draw_concentration
 from machine import ROOT, describe_machine, machine_line, write_json
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from pooling import Table, best, markdown, over_seeds, settings_of, shown, table
 from referee import Method, add_arguments, make_recordings, methods_of, score
-
-from sparse_ulm.io.atomic import atomic_path
 
 CONCENTRATIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SEED = 7001
@@ -58,7 +55,7 @@ def _told(method: Method) -> dict[str, Any]:
 def all_scores(rows: list[dict[str, Any]]) -> Table:
     """Lay out every method's scores."""
     header = ("bubbles per PSF volume", "per mm³", "method", "Dice λ/10", "precision λ/10", "recall λ/10", "Dice exact",
-              "Dice λ/4", "s per recording")  # fmt: skip
+              "Dice λ/4", "CPU s per recording")  # fmt: skip
     return table(
         header,
         (
@@ -94,26 +91,6 @@ def density(row: dict[str, Any]) -> str:
     return "—" if row["bubbles_per_mm3"] is None else f"{row['bubbles_per_mm3']:.0f}"
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw Dice and recall within λ/10 over concentration, one line per method, bars of one standard deviation."""
-    figure = Figure(figsize=(9.0, 3.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, name, label in zip(
-        figure.subplots(1, 2), ("dice_lambda_10", "recall_lambda_10"), ("Dice", "recall"), strict=True
-    ):
-        for method in dict.fromkeys(r["method"] for r in rows):
-            own = [r for r in rows if r["method"] == method]
-            x, y = [r["concentration"] for r in own], [r[name]["mean"] for r in own]
-            error = [r[name]["sd"] or 0.0 for r in own]
-            line = "-o" if own[0]["is_network"] else "--s"
-            axes.errorbar(x, y, yerr=error, fmt=line, markersize=4, capsize=2, label=method)
-        axes.set(xscale="log", xlabel="bubbles per PSF volume", ylabel=f"{label} within λ/10", ylim=(0.0, None))
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-
-
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Run the comparison; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,8 +102,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     rows = measure(args)
     tables = {"concentration": against_best(rows), "concentration_all": all_scores(rows)}
     print(machine_line(record), *map(markdown, tables.values()), sep="\n\n")
-    args.figure.parent.mkdir(parents=True, exist_ok=True)
-    draw(rows, args.figure)
+    draw_concentration(rows, args.figure)
     minutes = (time.monotonic() - started) / 60
     write_json(args.json, record, minutes=minutes, settings=settings_of(args), results=rows, tables=tables)
     return rows

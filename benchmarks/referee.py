@@ -157,18 +157,19 @@ def score(
         options: Further options of the method's config, for this folder.
 
     Returns:
-        `seconds` that the run took, and `recordings`: the rows of `count_agreement`.
+        `seconds` of CPU time that the run took, reading and writing included, and `recordings`: the rows of
+        `count_agreement`.
     """
     chosen = method.options | options
     asked = [method.config, chosen, config_values(method.config), recordings, kind, list(thresholds)]
     path = work / "scores" / f"{fingerprint(asked)}.json"
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".maps.") as maps:
-        started = time.perf_counter()
+        started = time.process_time()
         run_config(method.config, dataset_dir=recordings, output_dir=maps, **chosen)
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         rows = count_agreement(Path(maps), recordings, kind=kind, thresholds=thresholds)
     result = {"method": method.name, "seconds": seconds, "recordings": rows}
     save_json(path, result)
@@ -220,6 +221,11 @@ def save_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load_json(path: Path) -> Any:
+    """Read what `save_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, n_recordings: int, grid_size: Sequence[int], seed: int) -> None:
