@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparse_ulm.localise import BubbleTable, find_summits
+from sparse_ulm.networks.localisation import LocalisationOutput
 from sparse_ulm.networks.trajectory_map import TrajectoryMapOutput, probability_of
 from sparse_ulm.sparse import SparseTensor, as_sparse_tensor
 
@@ -46,8 +48,15 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def split_output(output: TrajectoryMapOutput, n_samples: int) -> list[VoxelProbabilities]:
-    """Split the final map of a batch into one (n, 4) table per sample; empty where the network gave no final map."""
+def split_output(
+    output: TrajectoryMapOutput | LocalisationOutput, n_samples: int
+) -> list[VoxelProbabilities] | list[BubbleTable]:
+    """Split the answer for a batch into one table per sample: voxels of the final map, or bubbles.
+
+    An early phase of the cascade has no final map: its tables are empty.
+    """
+    if isinstance(output, LocalisationOutput):
+        return find_summits(output, n_samples)
     if output.final is None:
         return [torch.zeros(0, 4) for _ in range(n_samples)]
     table = torch.cat([output.final.coords[:, 1:4].float(), probability_of(output.final).detach()[:, None]], dim=1)

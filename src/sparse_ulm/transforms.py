@@ -119,7 +119,9 @@ class CorrelateWithPsfd(MapTransform):
 
 
 class ToSparseTensord(MapTransform):
-    """Keep the voxels where a bubble may be and make the network's sparse tensor of them; drops `correlation`.
+    """Keep the voxels where a bubble may be and make the network's sparse tensor of them.
+
+    Drops `correlation` and adds `noise_rms`.
 
     Args:
         keys: The demodulated block.
@@ -185,7 +187,7 @@ class ToSparseTensord(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             iq, correlation = d[key], d.pop("correlation")
-            noise_rms = measure_noise_rms(iq, noise_measure=self.noise_measure)
+            noise_rms = d["noise_rms"] = measure_noise_rms(iq, noise_measure=self.noise_measure)
             kept = self._keep(iq, correlation, noise_rms)
             coords = torch.nonzero(kept).int().contiguous()
             feats = site_features(iq, correlation, coords, noise_rms=noise_rms, features=self.features)

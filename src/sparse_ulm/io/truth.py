@@ -27,11 +27,13 @@ class Truth:
         frame: Which frame of the recording, from 0.
         position_voxel: Voxels of the recording's grid, from the centre of its first voxel; bubbles just outside of
             the grid are kept, as they show in it.
+        amplitude: Echo amplitude in the recording's units; None where it is not known.
     """
 
     track_id: Int64[np.ndarray, " n"]
     frame: Int64[np.ndarray, " n"]
     position_voxel: PositionsVoxel
+    amplitude: Float[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         """Number of rows: one per bubble and frame."""
@@ -107,7 +109,8 @@ def read_truth(path: str | Path, geometry: Geometry) -> Truth:
             f"{columns[bad[0], 2:].tolist()} mm; wanted whole numbers, frames from 0, and finite positions."
         )
     position_voxel = geometry.to_voxel(columns[:, 2:] * METRES_PER_MM)
-    return Truth(whole[:, 0].astype(np.int64), whole[:, 1].astype(np.int64), position_voxel)
+    amplitude = table[:, header.index("amplitude")] if "amplitude" in header else None
+    return Truth(whole[:, 0].astype(np.int64), whole[:, 1].astype(np.int64), position_voxel, amplitude)
 
 
 def read_table(path: Path) -> tuple[list[str], Float[np.ndarray, "rows columns"]]:

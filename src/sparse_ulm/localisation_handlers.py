@@ -1,0 +1,66 @@
+"""Metric of LocalisationNet for MONAI's evaluator."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Metric
+from monai.utils.enums import CommonKeys as Keys
+
+from sparse_ulm.metrics import match_frames
+from sparse_ulm.metrics.localisations import inside
+
+
+class LocalisationScore(Metric):
+    """Jaccard index of bubbles within a gate, pooled over all validation blocks: TP / (TP + FP + FN), one-to-one.
+
+    Bubbles outside of the grid are left out on both sides.
+
+    Args:
+        threshold: A summit is a bubble when its probability exceeds this.
+        gate_wavelengths: 0.25 for PALA's true positives.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float,
+        gate_wavelengths: float,
+        output_transform: Callable[..., Any] = lambda output: output,
+    ) -> None:
+        """Keep the settings; counts start at zero."""
+        self.threshold, self.gate_wavelengths = threshold, gate_wavelengths
+        super().__init__(output_transform=output_transform)
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        self._pairs, self._union = 0, 0
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Count the samples of one batch (ignite's hook; the geometry stands in the batch, not in the output)."""
+        state: Any = engine.state
+        for item, sample in zip(state.batch, state.output, strict=True):
+            self.update((sample[Keys.PRED], sample[Keys.LABEL], item["geometry"], item["shape"]))
+
+    def update(self, output: Any) -> None:
+        """Add the counts of one block."""
+        table, label, geometry, shape = output
+        found = table[table[:, 4] > self.threshold].double().cpu().numpy()
+        truth = label.double().cpu().numpy()
+        grid: dict[str, Any] = {"voxel_size_m": geometry.voxel_size_m, "shape": tuple(shape), "margin_m": 0.0}
+        found, truth = found[inside(found[:, 1:4], **grid)], truth[inside(truth[:, :3], **grid)]
+        matching = match_frames(
+            found[:, 0].astype("int64"),
+            geometry.to_scanner_m(found[:, 1:4]),
+            truth[:, 3].astype("int64"),
+            geometry.to_scanner_m(truth[:, :3]),
+            gate_m=self.gate_wavelengths * geometry.wavelength_m,
+        )
+        n_pairs = len(matching.pairs)
+        self._pairs += n_pairs
+        self._union += len(found) + len(truth) - n_pairs
+
+    def compute(self) -> float:
+        """Return the pooled Jaccard index in [0, 1]; 1 where there was nothing to find and nothing was found."""
+        return self._pairs / self._union if self._union else 1.0
