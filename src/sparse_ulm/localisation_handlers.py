@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys as Keys
