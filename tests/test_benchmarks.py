@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from sparse_ulm.networks.candidate import CandidateNet
 from sparse_ulm.networks.deep_stulm import DeepStulm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,17 +45,40 @@ def test_lost_bubbles_are_counted() -> None:
 def test_sparsification_tells_rules_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import sparsification
 
-    file = tmp_path / "sparsification.json"
-    options = "--recordings 1 --grid_size 9 10 11 --frames 6 --concentrations 0.05 --json"
-    results = sparsification.main([*options.split(), str(file)])
+    file, weights = tmp_path / "sparsification.json", tmp_path / "candidate.pt"
+    torch.manual_seed(1)
+    torch.save({"model": CandidateNet(spatial_dims=3).state_dict()}, weights)
+    options = f"--recordings 1 --grid_size 9 10 11 --frames 6 --concentrations 0.05 --candidate_weights {weights}"
+    results = sparsification.main([*options.split(), "--json", str(file)])
     rules = results[0]["rules"]
     loose, tight = rules["iq_over_noise 2.0, faintest"], rules["iq_over_noise 3.0, faintest"]
     assert loose["kept_share"] > tight["kept_share"] > 0
     assert loose["lost_own_voxel"] <= tight["lost_own_voxel"]
+    shares = [rules[f"learned, p > {p}"]["kept_share"] for p in (0.1, 0.5, 0.9)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0
     assert rules["top_k 10k of 524k"]["kept_share"] == pytest.approx(10_000 / 524_288, abs=1e-3)
     assert all(share["lost_3x3x3"] <= share["lost_own_voxel"] for share in rules.values())
     assert json.loads(file.read_text())["results"][0]["true_bubbles"] == results[0]["true_bubbles"] > 0
     assert "| iq_over_noise 2.5, faintest |" in capsys.readouterr().out
+
+
+def test_dice_per_rule_differs_by_the_rule_alone(tmp_path: Path) -> None:
+    from sparsification_dice import report_dice, trainings_of_rules
+
+    trainings = trainings_of_rules(tmp_path, 3, tmp_path / "candidate.pt")
+    own = {"site_rule", "noise_factor", "noise_measure", "correlation_threshold", "max_sites"}
+    rest = [{k: v for k, v in t.options.items() if k not in own} | {"seed": t.seed} for t in trainings.values()]
+    assert rest == [rest[0]] * len(trainings)
+    # The learned rule's overlay reaches the transform, which tells by its error that it read the weights' path.
+    config = ConfigParser()
+    config.read_config([str(ROOT / "configs" / name) for name in trainings["learned, p > 0.5"].configs])
+    config["bundle_root"] = str(ROOT)
+    (step,) = (s for s in config.get_parsed_content("preprocessing").transforms if hasattr(s, "candidate_weights"))
+    assert step.selection["rule"] == "learned"
+    assert step.candidate_weights == str(tmp_path / "candidate.pt")
+    row = {"rule": "r", "cpu_minutes": 2.0, "dice_lambda_10": {0.05: 0.5, 0.2: 0.25}}
+    assert "| r | 0.500 | 0.250 | 2.0 |" in report_dice([row])
 
 
 def test_saved_bytes_by_hand() -> None:
