@@ -30,10 +30,10 @@ def benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:
-    """One recording of 5 x 6 x 7 voxels in which one bubble rests at the centre of voxel (2, 3, 4)."""
+    """One recording of 5 x 6 x 7 voxels in which one bubble rests in voxel (2, 3, 4), refined voxel (20, 28, 36)."""
     frames = np.ones((5, 6, 7, 2), dtype=np.complex64)
     save_recording(tmp_path / "in" / "rec.nii", frames, COARSE)
-    rows = [f"1,{frame},{frame / 500},0.2,0.3,5.4,1" for frame in range(2)]
+    rows = [f"1,{frame},{frame / 500},0.206,0.306,5.406,1" for frame in range(2)]
     header = "track_id,frame,time_s,x_mm,y_mm,z_mm,amplitude"
     (tmp_path / "in" / "rec_truth.csv").write_text("\n".join([header, *rows]) + "\n")
     return tmp_path / "in"
@@ -52,7 +52,6 @@ def write_map(folder: Path, *voxels: tuple[int, int, int]) -> None:
 def test_counts_by_hand(recordings: Path, tmp_path: Path) -> None:
     from referee import count_agreement
 
-    # The bubble is at the corner 8 (2 + 1/2) = 20 of the refined grid along x: refined voxel 20, 28, 36.
     write_map(tmp_path / "out", (20, 28, 37), (20, 28, 39), (2, 2, 2), (20, 28, 36))
     every, few = count_agreement(tmp_path / "out", recordings, thresholds=(0.0, 0.5))
     assert every["counts"] == {"exact": [4, 1, 1, 1], "lambda_10": [4, 1, 2, 1], "lambda_4": [4, 1, 3, 1]}
