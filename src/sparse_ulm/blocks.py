@@ -15,7 +15,8 @@ from sparse_ulm.io.names import recording_stem, recording_suffix, split_group
 from sparse_ulm.io.truth import Truth, read_truth
 
 BlockItem = dict[str, Any]
-"""One block: its acquisition (`image`, and again as `label` where truth is wanted) and the frames `start`, `stop`."""
+"""One block: its acquisition (`image`, and again as `label` where truth is wanted), the frames `start` to `stop` that are
+read, and of them the frames `core` = (first, one past the last) that are the block's own."""
 
 
 class RecordingBlocks(Sequence[BlockItem]):
@@ -30,6 +31,7 @@ class RecordingBlocks(Sequence[BlockItem]):
         with_truth: Add `label`, from which `transforms.LoadTruthd` reads the truth beside the recording.
         geometry: Keyword overrides for `io.open_recording` (voxel_size_mm, frame_rate_hz, ...); None values are left
             out.
+        context_frames: Frames read before and behind a block's own, where the recording has them.
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class RecordingBlocks(Sequence[BlockItem]):
         block_frames: int,
         with_truth: bool = False,
         geometry: dict[str, Any] | None = None,
+        context_frames: int = 0,
     ) -> None:
         """Keep the settings; nothing is read."""
         self.dataset_dir = Path(dataset_dir)
-        self.block_frames = block_frames
+        self.block_frames, self.context_frames = block_frames, context_frames
         self.with_truth = with_truth
         self.geometry = {key: value for key, value in (geometry or {}).items() if value is not None}
         self._items: list[BlockItem] | None = None
@@ -98,7 +101,8 @@ class RecordingBlocks(Sequence[BlockItem]):
         return self._items
 
     def _item(self, acquisition: Acquisition, start: int, stop: int) -> BlockItem:
-        item: BlockItem = {"image": acquisition, "start": start, "stop": stop}
+        first, last = max(0, start - self.context_frames), min(acquisition.n_frames, stop + self.context_frames)
+        item: BlockItem = {"image": acquisition, "start": first, "stop": last, "core": (start, stop)}
         if self.with_truth:
             item["label"] = acquisition
         return item

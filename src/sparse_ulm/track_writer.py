@@ -1,0 +1,130 @@
+"""The last step of inference with LocalisationNet: link each recording's bubbles, write its tracks and maps."""
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+
+from sparse_ulm.acquisition import Acquisition
+from sparse_ulm.blocks import BlockItem, refuse_same_names
+from sparse_ulm.classical.linking import Linker
+from sparse_ulm.classical.pipeline import Result, join, make_linker, map_tracks, smooth_tracks
+from sparse_ulm.classical.presets import find_preset
+from sparse_ulm.classical.run import write_result
+from sparse_ulm.errors import UserError
+from sparse_ulm.io.atomic import whole_folder
+from sparse_ulm.localisations import Localisations
+from sparse_ulm.localise import to_localisations
+from sparse_ulm.provenance import write_provenance
+
+
+@dataclass
+class _Open:
+    """A recording whose blocks are coming in."""
+
+    acquisition: Acquisition
+    linker: Linker
+    parts: list[Localisations] = field(default_factory=list)
+
+
+class WriteTracks:
+    """Handler: link the bubbles of each recording's blocks, and write its outputs when its last block is in.
+
+    Writes to `OUTPUT_DIR/NAME/` what configs/classical.yaml writes: density, speed, velocity, picture, localisations,
+    tracks, provenance. Nothing is written of a recording whose blocks could not all be read.
+
+    Args:
+        blocks: The data set's items, in order of time within a recording.
+        output_dir: Where the folders go.
+        threshold: Summits of the probability above this are bubbles, in (0, 1).
+        linking: Changes to how preset `gaussian_kalman` links; None values keep it.
+        provenance: What `provenance.json` repeats: settings of the run.
+        weights: File of the weights, hashed into `provenance.json`.
+
+    Raises:
+        UserError: If the threshold is impossible.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[BlockItem],
+        *,
+        output_dir: str | Path,
+        threshold: float,
+        linking: dict[str, Any],
+        provenance: dict[str, Any],
+        weights: str | Path,
+    ) -> None:
+        """Keep the settings; the output folder is made when the first recording is written."""
+        if not 0.0 < threshold < 1.0:
+            raise UserError(f"bubble_threshold is {threshold}; wanted a probability, 0 < threshold < 1.")
+        self.blocks, self.output_dir, self.threshold = blocks, Path(output_dir), threshold
+        self.preset = find_preset("gaussian_kalman", **linking)
+        self.provenance, self.weights = provenance, weights
+        self.open_recordings: dict[str, _Open] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Count the blocks at the start, take every batch's samples."""
+        engine.add_event_handler(Events.STARTED, self._count_blocks)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def _count_blocks(self, engine: Engine) -> None:
+        self.open_recordings.clear()
+        self.n_blocks = Counter(item["image"].name for item in self.blocks)
+        self.acquisition = {item["image"].name: item["image"] for item in self.blocks}
+        self.started = time.monotonic()
+        refuse_same_names(self.blocks, self.output_dir)
+
+    def __call__(self, engine: Engine) -> None:
+        """Add the samples of one batch."""
+        state: Any = engine.state
+        for item, sample in zip(state.batch, state.output, strict=True):
+            name = item["recording"]
+            if name not in self.open_recordings:
+                acquisition = self.acquisition[name]
+                self.open_recordings[name] = _Open(acquisition, make_linker(self.preset, acquisition.geometry))
+            recording = self.open_recordings[name]
+            found = self._own(sample[Keys.PRED], item)
+            recording.linker.add(found)
+            recording.parts.append(found)
+            if len(recording.parts) == self.n_blocks[name]:
+                self._write(self.open_recordings.pop(name))
+
+    def _own(self, table: Any, item: dict[str, Any]) -> Localisations:
+        """Bubbles of the block's own frames; those of its context belong to its neighbours."""
+        found = to_localisations(
+            table.cpu(), start=item["start"], threshold=self.threshold, noise_rms=item["noise_rms"], shape=item["shape"]
+        )
+        first, last = item["core"]
+        own = np.flatnonzero((found.frame >= first) & (found.frame < last))
+        return Localisations(
+            found.frame[own], found.position_voxel[own], found.amplitude[own], found.deviation_voxel[own]
+        )
+
+    def _write(self, recording: _Open) -> None:
+        """Write one recording's outputs."""
+        acquisition, localisations = recording.acquisition, join(recording.parts)
+        tracks = smooth_tracks(recording.linker, localisations, self.preset)
+        if not len(tracks):
+            warnings.warn(
+                f"{acquisition.name}: no track among {len(localisations)} localisations; its map is empty. "
+                "Check bubble_threshold, min_length, clutter removal and the recording itself.",
+                stacklevel=2,
+            )
+        result = Result(localisations, tracks, map_tracks(tracks, acquisition))
+        with whole_folder(self.output_dir / acquisition.name) as folder:
+            write_result(folder, result, acquisition)
+            write_provenance(
+                folder / "provenance.json",
+                config=self.provenance | {"linking": asdict(self.preset)},
+                inputs=[acquisition.path],
+                weights=Path(self.weights),
+                started=self.started,
+            )
