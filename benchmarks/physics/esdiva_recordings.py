@@ -44,6 +44,7 @@ SPREAD_FWHM_WAVELENGTHS = np.array([2.5, 2.5, 1.2])
 """At most; sizes the box that is simulated before the point-spread function is measured."""
 
 N_CLUTTER_SCATTERERS = 1000
+FRAMES_AT_ONCE = 16
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> Path:
     numba.set_num_threads(1)
     folder = Path(options.output_dir)
     family, source = FAMILIES[options.family], load_trees([options.vessels])[0]
-    wanted = [c for c in options.concentrations for _ in range(options.n_recordings)]
+    wanted = [c for _ in range(options.n_recordings) for c in options.concentrations]
     rows = []
     for index, concentration in enumerate(tqdm(wanted, unit="recording")):
         rng = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=(index,)))
@@ -60,20 +61,27 @@ def main(arguments: list[str] | None = None) -> Path:
         recording = make_recording(
             family, source, concentration, grid_size=tuple(options.grid_size), n_frames=options.n_frames, rng=rng
         )
-        row = {"name": f"esdiva_{options.family}_{index:04d}", "vessels": source.name, **recording.facts}
-        write_truth(folder / f"{row['name']}_truth.csv", recording.tracks, recording.geometry)
-        save_recording(folder / f"{row['name']}.nii", recording.frames, recording.geometry)
-        rows.append(row | {"file": f"{row['name']}.nii", "cpu_seconds": time.process_time() - started})
+        name = f"esdiva_{options.family}_{index:04d}"
+        write_truth(folder / f"{name}_truth.csv", recording.tracks, recording.geometry)
+        save_recording(folder / f"{name}.nii", recording.frames, recording.geometry)
+        seconds = {"cpu_seconds": time.process_time() - started}
+        rows.append({"name": name, "file": f"{name}.nii", "vessels": source.name, **recording.facts, **seconds})
+        # After every recording, so that what is there can be used while the rest is being made.
+        write_summary(folder, family, source, options.seed, rows)
+    return folder / SUMMARY_NAME
+
+
+def write_summary(folder: Path, family: Family, source: VesselSource, seed: int, rows: list[dict[str, Any]]) -> None:
+    """Write simulation.json: what was simulated, and one row per recording."""
     summary = {
         "generator": "esdiva 0.3.0, exact in every frame; benchmarks/physics/delay_and_sum.py",
-        "seed": options.seed,
+        "seed": seed,
         "vessels": [{"name": source.name, "sha256": source.sha256}],
         "family": family.description(),
         "recordings": rows,
     }
     with atomic_path(folder / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return folder / SUMMARY_NAME
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -132,7 +140,7 @@ def make_recording(
     n_bubbles = max(1, round(concentration * view.volume_m3 / (np.pi / 6.0 * float(spread.fwhm_m.prod()))))
     tracks = _tracks(parameters, source, view, margin, n_bubbles, rng)
     level = float(np.median(tracks.amplitude))
-    voxels = np.stack(np.meshgrid(*map(np.arange, grid_size), indexing="ij"), axis=-1)
+    voxels = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float64) for n in grid_size), indexing="ij"), axis=-1)
     imager = Imager(simulator, geometry.to_scanner_m(voxels.reshape(-1, 3)).reshape(*grid_size, 3))
     noise_rms = level * 10.0 ** (-parameters.snr_db / 20.0)
     imager.set_levels(middle, rng, noise_rms=noise_rms)
@@ -145,11 +153,10 @@ def make_recording(
 
 def image_tracks(imager: Imager, tracks: Tracks, n_frames: int, rng: np.random.Generator) -> NDArray[np.complex64]:
     """Image every frame's bubbles at their exact positions: complex64 (x, y, z, t). The tracks' phases are not used."""
-    frames = np.empty((*imager.voxel_m.shape[:-1], n_frames), dtype=np.complex64)
-    for frame in range(n_frames):
-        now = tracks.frame == frame
-        frames[..., frame] = imager.image(tracks.position_m[now], tracks.amplitude[now], rng)
-    return frames
+    masks = [tracks.frame == frame for frame in range(n_frames)]
+    scenes = [(tracks.position_m[now], tracks.amplitude[now]) for now in masks]
+    batches = [scenes[first : first + FRAMES_AT_ONCE] for first in range(0, n_frames, FRAMES_AT_ONCE)]
+    return np.concatenate([imager.images(batch, rng) for batch in batches], axis=-1)
 
 
 def _draw(

@@ -8,6 +8,9 @@ from esdiva_channels import ChannelSimulator
 from jaxtyping import Complex64, Float
 from numpy.typing import NDArray
 
+Scene = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""(n, 3) positions of scatterers and their (n,) amplitudes."""
+
 
 @dataclass
 class Imager:
@@ -25,17 +28,25 @@ class Imager:
     gain: float = 1.0
     noise_gain: float = 0.0
 
+    def images(self, scenes: list[Scene], rng: np.random.Generator) -> Complex64[np.ndarray, "*voxels n"]:
+        """Image several scenes, each with new noise: the sum over the plane waves."""
+        volumes = np.zeros((*self.voxel_m.shape[:-1], len(scenes)), dtype=np.complex64)
+        simulator = self.simulator
+        for wave in range(len(simulator.probe.tilts_rad)):
+            channels = []
+            for position_m, amplitude in scenes:
+                spectra = np.float32(self.gain) * simulator.spectrum(position_m, amplitude, wave)
+                if self.noise_gain > 0.0:
+                    spectra += np.float32(self.noise_gain) * simulator.noise(rng)
+                channels.append(simulator.baseband(spectra))
+            volumes += self._beamform(np.stack(channels, axis=-1), wave)
+        return volumes
+
     def image(
         self, position_m: Float[np.ndarray, "n xyz=3"], amplitude: Float[np.ndarray, " n"], rng: np.random.Generator
     ) -> Complex64[np.ndarray, "*voxels"]:
-        """Image scatterers once, with new noise: the sum over the plane waves."""
-        volume = np.zeros(self.voxel_m.shape[:-1], dtype=np.complex64)
-        for wave in range(len(self.simulator.probe.tilts_rad)):
-            spectra = np.float32(self.gain) * self.simulator.spectrum(position_m, amplitude, wave)
-            if self.noise_gain > 0.0:
-                spectra += np.float32(self.noise_gain) * self.simulator.noise(rng)
-            volume += self._beamform(spectra, wave)
-        return volume
+        """Image one scene."""
+        return self.images([(position_m, amplitude)], rng)[..., 0]
 
     def set_levels(self, middle_m: Float[np.ndarray, " xyz=3"], rng: np.random.Generator, *, noise_rms: float) -> None:
         """Set the gains: a scatterer of amplitude 1 at `middle_m` has magnitude 1 there, and the noise its rms."""
@@ -45,10 +56,10 @@ class Imager:
         unit = self.image(np.zeros((0, 3)), np.zeros(0), rng)
         self.gain, self.noise_gain = echo_gain, noise_rms / float(np.sqrt((np.abs(unit) ** 2).mean()))
 
-    def _beamform(self, spectra: Complex64[np.ndarray, "elements bins"], wave: int) -> NDArray[np.complex64]:
+    def _beamform(self, iq: Complex64[np.ndarray, "times elements n"], wave: int) -> NDArray[np.complex64]:
         simulator, probe = self.simulator, self.simulator.probe
         return delay_and_sum(
-            simulator.baseband(spectra),
+            iq,
             start_s=simulator.start_s,
             sampling_rate_hz=simulator.sampling_rate_hz,
             demodulation_hz=simulator.demodulation_hz,
