@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_ulm.clutter import remove_tissue
+from sparse_ulm.clutter import band_pass, remove_tissue
 from sparse_ulm.errors import UserError
 
 
@@ -48,3 +48,32 @@ def test_filtering_ignores_the_order_of_voxels(block: torch.Tensor) -> None:
 def test_impossible_count_is_refused(block: torch.Tensor, n_components: int) -> None:
     with pytest.raises(UserError, match="wanted 0 to 7"):
         remove_tissue(block, n_components=n_components)
+
+
+def sines(frequencies_hz, *, n_frames=200, frame_rate_hz=500.0):
+    """A block (5, 1, 2, t) of complex oscillations, all of these frequencies in every voxel."""
+    time_s = torch.arange(n_frames) / frame_rate_hz
+    signal = sum(torch.exp(2j * torch.pi * f * time_s) for f in frequencies_hz)
+    return signal.expand(5, 1, 2, n_frames).to(torch.complex64)
+
+
+@pytest.mark.parametrize(("frequency_hz", "gain"), [(0.0, 0.0), (1.0, 0.0), (80.0, 1.0), (-80.0, 1.0), (245.0, 0.0)])
+def test_band_pass_keeps_its_band_of_either_sign_without_delay(frequency_hz, gain):
+    block = sines([frequency_hz])
+    filtered = band_pass(block, band_hz=(20.0, 200.0), frame_rate_hz=500.0)
+    middle = slice(60, 140)  # away from the ends
+    torch.testing.assert_close(filtered[..., middle], gain * block[..., middle], atol=0.05, rtol=0.0)
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 7])
+def test_band_pass_takes_short_blocks(n_frames):
+    filtered = band_pass(sines([80.0], n_frames=n_frames), band_hz=(20.0, 200.0), frame_rate_hz=500.0)
+    assert filtered.shape == (5, 1, 2, n_frames)
+    assert filtered.dtype == torch.complex64
+    assert torch.isfinite(filtered.abs()).all()
+
+
+@pytest.mark.parametrize("band_hz", [(0.0, 100.0), (100.0, 50.0), (50.0, 250.0)])
+def test_band_pass_refuses_what_the_frame_rate_does_not_resolve(band_hz):
+    with pytest.raises(UserError, match=r"band_pass_hz is .* at 500\.0 frames a second; wanted .* < 250\.0"):
+        band_pass(sines([80.0]), band_hz=band_hz, frame_rate_hz=500.0)

@@ -1,14 +1,18 @@
 """configs/classical.yaml from recordings to maps and tracks."""
 
 import json
+from dataclasses import fields
 
 import jaxtyping
 import nibabel
 import numpy as np
 import pytest
-from bundle_runs import GEOMETRY, blob_frames, run_config
+import yaml
+from bundle_runs import GEOMETRY, ROOT, blob_frames, run_config
 
 from sparse_ulm.acquisition import Geometry
+from sparse_ulm.classical.pipeline import Recorded
+from sparse_ulm.classical.presets import Preset
 from sparse_ulm.io import open_recording, read_truth, save_recording
 from sparse_ulm.io.tables import read_localisations, read_tracks
 from sparse_ulm.mapping.truth_map import trajectory_voxels
@@ -179,6 +183,16 @@ def test_tissue_and_slow_drift_can_be_filtered_out(tmp_path):
     assert share["none"] > 0.3
     assert share["components"] == 0
     assert share["band"] < 0.1
+
+
+def test_every_setting_of_a_preset_can_be_changed_in_the_config():
+    config = yaml.safe_load((ROOT / "configs/classical.yaml").read_text())
+    [run] = config["run"]
+    assert set(run["settings"]) == {field.name for field in fields(Preset)}
+    assert set(run["recorded"]) == {field.name for field in fields(Recorded)}
+    for key, value in (run["settings"] | run["recorded"]).items():
+        assert value == f"@{key}"
+    assert all(config[key] is None for key in run["settings"])
 
 
 def mistake_of(*arguments, **options):

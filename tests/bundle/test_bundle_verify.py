@@ -52,6 +52,8 @@ YAML_TRAPS = [
     ("inference.yaml", r"^output_dir: \S+", "output_dir: /home/me/eval", "is a path of one machine"),
     ("inference.yaml", r"^engine: ", "spare: 3\nengine: ", "nothing refers to key 'spare'"),
     ("inference.yaml", r'"@noise_factor"', '"@noise_faktor"', "@noise_faktor refers to no key"),
+    ("classical.yaml", r'"@min_length"', '"@min_lenght"', "@min_lenght refers to no key"),
+    ("classical.yaml", r'    preset: "@preset"\n', "", "needs argument 'preset'"),
     ("train.yaml", rf"{LOSS}$", "sparse_ulm.losses.MultiDice", "MultiDice cannot be imported"),
     ("train.yaml", rf"{LOSS}$", f"{LOSS}\n  a: 1", "no argument 'a'"),
     ("inference.yaml", r'n_components: "@', 'n_parts: "@', "no argument 'n_parts'"),
