@@ -54,18 +54,30 @@ def test_weighted_average_is_drawn_to_the_voxel_by_a_short_window():
     assert slope == pytest.approx(0.79, abs=0.03)  # a fifth of every shift is lost: gridding
 
 
-def test_parabola_by_hand_and_its_limit():
-    magnitude = np.full((5, 6, 7, 1), 1.0e-9, np.float32)
-    magnitude[2, 2, 2:5, 0] = np.exp([-4.0, 0.0, -2.0])
-    magnitude[1:4, 2, 3, 0] = 1.0, 1.0, np.exp(-3.0)  # a plateau: the summit lies half-way
+def parabola(magnitude, voxel):
     found = localise(
-        magnitude,
-        peaks_at(magnitude, [0], [2, 2, 3]),
-        method="parabolic",
-        psf_fwhm_voxel=(3.0, 3.0, 3.0),
-        noise_rms=0.0,
+        magnitude, peaks_at(magnitude, [0], voxel), method="parabolic", psf_fwhm_voxel=(3.0, 3.0, 3.0), noise_rms=0.0
     )
-    assert found.position_voxel[0] == pytest.approx([1.5, 2.0, 3.0 + 0.5 * 2.0 / 6.0], abs=1e-6)
+    return found.position_voxel[0].tolist()
+
+
+def test_parabola_by_hand():
+    magnitude = np.full((5, 6, 7, 1), 0.5, np.float32)
+    magnitude[2, 2, 2:5, 0] = np.exp([-4.0, 0.0, -2.0])
+    magnitude[1, 2, 3, 0], magnitude[3, 2, 3, 0] = 1.0, np.exp(-3.0)  # a plateau: the summit lies half-way
+    assert parabola(magnitude, [2, 2, 3]) == pytest.approx([1.5, 2.0, 3.0 + 0.5 * 2.0 / 6.0], abs=1e-6)
+
+
+def test_parabola_stays_within_half_a_voxel():
+    magnitude = np.full((5, 6, 7, 1), 0.5, np.float32)
+    magnitude[2, 2, 2:5, 0] = np.exp([0.0, 1.0, 1.2])  # no maximum: the summit would lie 0.75 away
+    assert parabola(magnitude, [2, 2, 3]) == [2.0, 2.0, 3.5]
+
+
+def test_parabola_needs_both_neighbours():
+    magnitude = np.full((5, 6, 7, 1), 0.5, np.float32)
+    magnitude[0, 2, 3, 0] = 1.0
+    assert parabola(magnitude, [0, 2, 3]) == [0.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("method", ["gaussian_fit", "parabolic", "radial_symmetry"])

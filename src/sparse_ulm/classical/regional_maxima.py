@@ -22,8 +22,8 @@ def regional_maxima(magnitude: FramesFirst, *, threshold: float) -> Int64[np.nda
         threshold: Maxima at or below it are left out; 0 or more, so that empty sectors hold none.
 
     Returns:
-        Rows (t, x, y, z), sorted. A plateau is stated by its voxel nearest to its centroid, the first of equals. A
-        frame of one single value has no maximum.
+        Rows (t, x, y, z), sorted. A plateau is stated by its voxel nearest to its centroid. A frame of one single value
+        has no maximum.
 
     Source: the definition of MATLAB's `imregionalmax`, which PALA uses (reference notes); one voxel per plateau is our
     choice, because each voxel of it would count as a bubble.
@@ -98,7 +98,7 @@ def _mark_plateau(frame, x, y, z, visited, members, is_peak):
 
 @compiled
 def _nearest_to_centroid(members):
-    """Give the row of the voxel nearest to the mean of all; of equals, the first in row-major order."""
+    """Give the row of the voxel nearest to the mean of all; of equals, the first."""
     n_members = len(members)
     total = members.sum(axis=0)
     best, best_distance = 0, np.inf
@@ -107,19 +107,9 @@ def _nearest_to_centroid(members):
         for axis in range(3):
             # Times the number of members, so that distances are whole numbers and ties are exact.
             distance += float((members[row, axis] * n_members - total[axis]) ** 2)
-        is_tie_before = distance == best_distance and _comes_before(members[row], members[best])
-        if distance < best_distance or is_tie_before:
+        if distance < best_distance:
             best, best_distance = row, distance
     return best
-
-
-@compiled
-def _comes_before(voxel, other):
-    """Compare two voxels in row-major order."""
-    for axis in range(3):
-        if voxel[axis] != other[axis]:
-            return voxel[axis] < other[axis]
-    return False
 
 
 def frames_first(magnitude: NDArray[np.float32]) -> FramesFirst:
