@@ -15,8 +15,8 @@ from sparse_ulm.io.names import recording_stem, recording_suffix, split_group
 from sparse_ulm.io.truth import Truth, read_truth
 
 BlockItem = dict[str, Any]
-"""One block: its acquisition (`image`, and again as `label` where truth is wanted), the frames `start` to `stop` that are
-read, and of them the frames `core` = (first, one past the last) that are the block's own."""
+"""One block: its acquisition (`image`, and again as `label` where truth is wanted), the frames `start` to `stop` that
+are read, and of them the frames `core` = (first, one past the last) that are the block's own."""
 
 
 class RecordingBlocks(Sequence[BlockItem]):

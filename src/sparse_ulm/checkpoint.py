@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sparse_ulm.errors import WeightsError
+from sparse_ulm.errors import UserError, WeightsError
 from sparse_ulm.io.atomic import atomic_path
 
 
@@ -38,16 +38,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a checkpoint's network.
+
+    Raises:
+        WeightsError: If there are other things than tensors.
+    """
+    checkpoint = read_checkpoint(path)
+    weights = checkpoint.get("model", checkpoint)
+    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+        raise WeightsError(f"weights {path} hold other things than tensors; wanted a checkpoint of train.yaml.")
+    return weights
+
+
 def load_weights(network: torch.nn.Module, path: str | Path) -> None:
     """Load `path` into the network, all or nothing: a network never runs with random weights.
 
     Raises:
         WeightsError: If a tensor is missing, left over or of another size.
     """
-    checkpoint = read_checkpoint(path)
-    weights = checkpoint.get("model", checkpoint)
-    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
-        raise WeightsError(f"weights {path} hold other things than tensors; wanted a checkpoint of train.yaml.")
+    weights = read_weights(path)
     own = network.state_dict()
     missing = sorted(own.keys() - weights.keys())
     extra = sorted(weights.keys() - own.keys())
@@ -63,3 +73,25 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
             f"{len(sizes)} of another size ({example}). Give the widths, variant and kernel they were trained with."
         )
     network.load_state_dict(weights)
+
+
+def find_method(method: str, weights: str | Path) -> str:
+    """Say which network makes the maps.
+
+    Args:
+        method: "localisation", "trajectory_map", or "auto" for the one that the weights belong to.
+        weights: Checkpoint; read for "auto" alone.
+
+    Returns:
+        "localisation" or "trajectory_map".
+
+    Raises:
+        UserError: If `method` is none of these.
+        WeightsError: If the weights cannot be read.
+    """
+    if method in ("localisation", "trajectory_map"):
+        return method
+    if method != "auto":
+        raise UserError(f"method is {method!r}; wanted auto, localisation or trajectory_map.")
+    layers = {name.partition(".")[0] for name in read_weights(weights)}
+    return "localisation" if {"hidden", "head"} <= layers else "trajectory_map"

@@ -4,8 +4,9 @@ Sound speed, frequency, frame rate and field of view come from the recording its
 map on any grid can then be scored, whoever made it, and no file of our own has to say where it came from.
 """
 
-import json
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from nibabel.filebasedimages import ImageFileError
 
 from sparse_ulm import __version__
 from sparse_ulm.acquisition import Acquisition, Geometry, as_rows
-from sparse_ulm.blocks import truth_of, with_distinct_names
 from sparse_ulm.conventions import METRES_PER_MM
-from sparse_ulm.errors import RecordingError, UserError
+from sparse_ulm.errors import UserError
+from sparse_ulm.evaluation_inputs import PSF_WIDTH, find_maps, find_truth, read_summary
+from sparse_ulm.evaluation_localisations import score_localisations, score_tracks
 from sparse_ulm.evaluation_table import (
+    CENTRE_LINE_TOLERANCE,
     LABEL,
     TOLERANCES,
     ScoredMap,
@@ -30,15 +33,23 @@ from sparse_ulm.evaluation_table import (
     write_csv,
     write_json,
 )
-from sparse_ulm.io import find_recordings, open_recordings
-from sparse_ulm.io.names import recording_stem
 from sparse_ulm.io.nifti import MM_PER_UNIT
 from sparse_ulm.io.truth import Truth
 from sparse_ulm.mapping.figure import save_projections
 from sparse_ulm.mapping.truth_map import trajectory_voxels
 from sparse_ulm.metrics import overlap_counts
+from sparse_ulm.metrics.centre_line import centre_line_counts
+from sparse_ulm.metrics.gridding import gridding_index_db, mean_gridding_db
 
-SIMULATION_SUMMARY = "simulation.json"
+
+@dataclass(frozen=True)
+class Scoring:
+    """How maps and tables are scored; as `evaluate_folder` takes them."""
+
+    density_threshold: float
+    margin_wavelengths: float
+    psf_fwhm_wavelengths: tuple[float, float, float] | None
+    n_splits: int
 
 
 def evaluate_folder(
@@ -47,21 +58,29 @@ def evaluate_folder(
     output_dir: str | Path,
     *,
     density_threshold: float = 0.0,
+    margin_wavelengths: float = 0.0,
+    psf_fwhm_wavelengths: Sequence[float] | None = None,
+    n_splits: int = 3,
     geometry: dict[str, Any] | None = None,
 ) -> Path:
     """Score all maps of a folder and write `metrics.json`, `metrics.csv` and beside each map `NAME_comparison.png`.
 
     A voxel is predicted where the density exceeds the threshold. The true map is the union of the bubbles'
-    trajectories on the map's own grid, over all frames of the recording. Scores are voxel exact and within a tenth of
-    the wavelength (`_lambda_10`); of several recordings they come from added counts, and the spread over recordings
-    stands beside them.
+    trajectories on the map's own grid, over all frames of the recording. Scores are voxel exact, within a tenth of
+    the wavelength (`_lambda_10`) and within a quarter (`_lambda_4`), and of the centre lines; of several recordings
+    they come from added counts, and the spread over recordings stands beside them. Where `NAME_localisations.csv` or
+    `NAME_tracks.csv` lie beside the map, bubbles are scored one by one, and tracks give resolution and saturation.
 
     Args:
         prediction_dir: Folder that holds `NAME/NAME_density.nii.gz` for each recording.
         truth_dir: Folder that holds each recording NAME with `NAME_truth.csv` beside it. A `simulation.json` there
             gives the concentrations to group by; without it recordings are grouped by what their truth shows.
         output_dir: Where to write.
-        density_threshold: Lowest density that does not count as visited.
+        density_threshold: Highest density that does not count as visited.
+        margin_wavelengths: Border of the field of view where localisations do not count.
+        psf_fwhm_wavelengths: Full widths at half maximum along x, y and z, for recall by distance to the nearest
+            neighbour; None takes them from `simulation.json`, and leaves that out where it has none.
+        n_splits: Random halves of the tracks that the resolution is averaged over; 0 leaves it out.
         geometry: Keyword overrides for `io.open_recording`; None values are left out.
 
     Returns:
@@ -71,14 +90,12 @@ def evaluate_folder(
         UserError: If there are no maps, or recordings or truth are missing for some (all are named), or a map is no 3D
             NIfTI file.
     """
-    maps = _find_maps(Path(prediction_dir))
+    maps = find_maps(Path(prediction_dir))
     options = {key: value for key, value in (geometry or {}).items() if value is not None}
-    recordings, without_map = _find_truth(Path(truth_dir), list(maps), options)
-    labels = _read_labels(Path(truth_dir))
-    scored = [
-        _score(maps[name], recordings[name], label=labels.get(name), density_threshold=density_threshold)
-        for name in maps
-    ]
+    recordings, without_map = find_truth(Path(truth_dir), list(maps), options)
+    scoring = Scoring(density_threshold, margin_wavelengths, _three(psf_fwhm_wavelengths), n_splits)
+    drawn = read_summary(Path(truth_dir))
+    scored = [_score(maps[name], recordings[name], drawn.get(name, {}), scoring) for name in maps]
     groups = [pool("concentration", name, members) for name, members in by_concentration(scored)]
     total = pool("total", "all", scored)
     folder = Path(output_dir)
@@ -87,6 +104,7 @@ def evaluate_folder(
         {
             "density_threshold": density_threshold,
             "tolerances_wavelengths": {f"dice{ending}": tolerance for ending, tolerance in TOLERANCES.items()},
+            "margin_wavelengths": margin_wavelengths,
             "versions": {"sparse_ulm": __version__, **{p: metadata.version(p) for p in ("numpy", "scipy")}},
             "total": total,
             "by_concentration": groups,
@@ -152,61 +170,24 @@ def concentration(truth: Truth, recording: Acquisition) -> dict[str, float | Non
     }
 
 
-def _find_maps(folder: Path) -> dict[str, Path]:
-    """Find `NAME/NAME_density.nii.gz`."""
-    paths = sorted(folder.glob("*/*_density.nii*")) if folder.is_dir() else []
-    maps = {p.parent.name: p for p in paths if p.name.startswith(f"{p.parent.name}_density.nii")}
-    if not maps:
-        raise UserError(f"{folder}: holds no NAME/NAME_density.nii.gz; wanted the output folder of an inference run.")
-    return maps
+def _three(values: Sequence[float] | None) -> tuple[float, float, float] | None:
+    """Take three positive widths from a config.
 
-
-def _find_truth(
-    folder: Path, names: list[str], options: dict[str, Any]
-) -> tuple[dict[str, tuple[Acquisition, Truth]], list[str]]:
-    """Open the recordings of the maps and read their truth, naming all that lack one; list recordings without a map.
-
-    Recordings whose file name begins no map's name are left alone, for they may need other options.
+    Raises:
+        UserError: If they are not.
     """
-    paths = find_recordings(folder)
-    candidates = [path for path in paths if any(name.startswith(recording_stem(path)) for name in names)]
-    recordings = [one for path in candidates for one in open_recordings(path, **options)]
-    opened = {one.name: one for one in with_distinct_names(recordings)}
-    found, without_truth = {}, []
-    for name in names:
-        try:
-            found[name] = opened[name], truth_of(opened[name])
-        except (KeyError, RecordingError) as error:
-            without_truth.append(f"{name} ({'no such recording' if isinstance(error, KeyError) else error})")
-    if without_truth:
-        raise UserError(
-            f"{folder}: {len(without_truth)} of {len(names)} maps have no truth: {'; '.join(without_truth)} "
-            "Point truth_dir at the simulated recordings, or leave these maps out."
-        )
-    without_map = {recording_stem(path) for path in paths if path not in candidates} | set(opened) - set(names)
-    return found, sorted(without_map)
+    if values is None:
+        return None
+    if len(values) != 3 or not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise UserError(f"psf_fwhm_wavelengths is {values}; wanted three positive widths [x, y, z], or null.")
+    return float(values[0]), float(values[1]), float(values[2])
 
 
-def _read_labels(folder: Path) -> dict[str, float]:
-    """Read the simulated concentrations where the simulation left its summary; recordings without are left out."""
-    path = folder / SIMULATION_SUMMARY
-    if not path.is_file():
-        return {}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["recordings"]
-        return {row["name"]: float(row[LABEL]) for row in rows if row.get(LABEL) is not None}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: is no summary of a simulation ({error!r}); wanted 'recordings' with 'name' and '{LABEL}'. "
-            "Simulate again, or remove it to group by the truth."
-        ) from error
-
-
-def _score(path: Path, known: tuple[Acquisition, Truth], *, label: float | None, density_threshold: float) -> ScoredMap:
-    """Score one map, and draw it beside its truth."""
+def _score(path: Path, known: tuple[Acquisition, Truth], drawn: dict[str, Any], scoring: Scoring) -> ScoredMap:
+    """Score one map and the tables beside it, and draw it beside its truth."""
     recording, truth = known
     density, grid = read_map(path, recording.geometry)
-    predicted = np.argwhere(density > density_threshold)
+    predicted = np.argwhere(density > scoring.density_threshold)
     x, y, z = density.shape
     true = true_voxels(truth, recording, grid, (x, y, z))
     save_projections(
@@ -222,14 +203,47 @@ def _score(path: Path, known: tuple[Acquisition, Truth], *, label: float | None,
         ending: overlap_counts(predicted, true, voxel_size_m=grid.voxel_size_m, tolerance_m=tolerance * wavelength_m)
         for ending, tolerance in TOLERANCES.items()
     }
+    centre_line = centre_line_counts(
+        predicted, true, voxel_size_m=grid.voxel_size_m, tolerance_m=CENTRE_LINE_TOLERANCE * wavelength_m
+    )
+    stem = path.with_name(recording.name)
+    localisations = score_localisations(
+        stem,
+        recording,
+        truth,
+        psf_fwhm_m=_psf_fwhm_m(drawn, wavelength_m, scoring),
+        margin_wavelengths=scoring.margin_wavelengths,
+    )
     row = {
         "scope": "recording",
         "name": recording.name,
         "n_recordings": 1,
-        LABEL: label,
+        LABEL: drawn.get(LABEL),
         **concentration(truth, recording),
         "n_frames": recording.n_frames,
         "wavelength_mm": wavelength_m / METRES_PER_MM,
-        **score_columns(counts),
+        **score_columns(counts, centre_line),
+        **({} if localisations is None else localisations.columns()),
+        **_gridding(density, grid, recording.geometry),
+        **score_tracks(stem, recording, grid, true, shape=(x, y, z), n_splits=scoring.n_splits),
     }
-    return ScoredMap(row, counts)
+    return ScoredMap(row, counts, centre_line, localisations)
+
+
+def _psf_fwhm_m(drawn: dict[str, Any], wavelength_m: float, scoring: Scoring) -> tuple[float, float, float] | None:
+    """Take the width of the point-spread function from the config or the simulation."""
+    if scoring.psf_fwhm_wavelengths is None:
+        return drawn.get(PSF_WIDTH)
+    x, y, z = scoring.psf_fwhm_wavelengths
+    return x * wavelength_m, y * wavelength_m, z * wavelength_m
+
+
+def _gridding(density: np.ndarray, grid: Geometry, recording: Geometry) -> dict[str, Any]:
+    """Measure how far the map repeats with the recording's grid; NaN where their axes are not parallel."""
+    own, other = (g.matrix_m[:3, :3] / g.voxel_size_m for g in (grid, recording))
+    if not np.allclose(own, other, atol=1.0e-3):
+        return {"gridding_index_db": float("nan")}
+    per_axis = gridding_index_db(
+        density.astype(np.float32), voxel_size_m=grid.voxel_size_m, input_voxel_size_m=recording.voxel_size_m
+    )
+    return {"gridding_index_db": mean_gridding_db(per_axis), "gridding_index_per_axis_db": list(per_axis)}

@@ -8,6 +8,7 @@ from monai.inferers import Inferer
 
 from sparse_ulm.conventions import TIME_COLUMN, X_COLUMN, Y_COLUMN
 from sparse_ulm.errors import UserError
+from sparse_ulm.networks.localisation import OFFSET, LocalisationOutput
 from sparse_ulm.networks.trajectory_map import TrajectoryMapOutput, probability_of
 from sparse_ulm.sparse import SparseTensor
 from sparse_ulm.sparse.keys import keys_to_coords, site_keys
@@ -40,7 +41,7 @@ class SparseInferer(Inferer):
 
     def __call__(
         self, inputs: Any, network: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> TrajectoryMapOutput | torch.Tensor:
+    ) -> TrajectoryMapOutput | LocalisationOutput | torch.Tensor:
         """Call the network; an empty sparse batch is answered without it, by an empty map, except in training.
 
         Training needs a loss with a gradient from every batch, and the native engine gives one without a site.
@@ -49,8 +50,10 @@ class SparseInferer(Inferer):
             return TrajectoryMapOutput((), None)
         if len(self.views) == 1 or not isinstance(inputs, SparseTensor):
             return network(inputs, *args, **kwargs)
-        finals = [mirror(network(mirror(inputs, view), *args, **kwargs).final, view) for view in self.views]
-        return TrajectoryMapOutput((), mean_map(finals))
+        answers = [network(mirror(inputs, view), *args, **kwargs) for view in self.views]
+        if isinstance(answers[0], LocalisationOutput):
+            return mean_localisation([a.sites for a in answers], self.views)
+        return TrajectoryMapOutput((), mean_map([mirror(a.final, v) for a, v in zip(answers, self.views, strict=True)]))
 
 
 def mirror(x: SparseTensor, columns: tuple[int, ...]) -> SparseTensor:
@@ -75,3 +78,19 @@ def mean_map(finals: list[SparseTensor]) -> SparseTensor:
     logits = torch.logit(total / len(finals), eps=SMALLEST_PROBABILITY)[:, None]
     coords = keys_to_coords(every, first.spatial_range)
     return SparseTensor(coords, logits, spatial_range=first.spatial_range, stride=first.stride, engine=first.engine)
+
+
+def mean_localisation(answers: list[SparseTensor], views: list[tuple[int, ...]]) -> LocalisationOutput:
+    """Average the answers of LocalisationNet to mirrored blocks at the sites of the block itself.
+
+    Logits, offsets and logarithms are averaged; an offset along a mirrored axis changes its sign.
+    """
+    straight = []
+    for answer, view in zip(answers, views, strict=True):
+        x = mirror(answer, view)
+        feats = x.feats.clone()
+        for column in view:
+            if column != TIME_COLUMN:
+                feats[:, OFFSET.start + column - X_COLUMN].neg_()
+        straight.append(x.with_feats(feats))
+    return LocalisationOutput(straight[0].with_feats(torch.stack([x.feats for x in straight]).mean(dim=0)))

@@ -72,9 +72,10 @@ def match_recording(
             finds nothing. Axes of one voxel have no border.
 
     Returns:
-        Pairs that number rows of both tables, with `error_m` along the grid's axes.
+        Pairs that number rows of both tables, with `error_m` along the grid's axes; 0 along axes of one voxel.
     """
-    step = np.asarray(voxel_size_m)
+    # Where a bubble lies within the thickness of a 2D recording cannot be seen.
+    step = np.where(np.asarray(shape) > 1, voxel_size_m, 0.0)
     matching = match_frames(predicted_frame, predicted_voxel * step, truth_frame, truth_voxel * step, gate_m=gate_m)
     return inside_only(
         matching,
