@@ -81,6 +81,20 @@ def test_a_stored_correlation_map_is_past_the_filters():
     assert len(process(recording(content="iq"), preset, filters).tracks) < 28
 
 
+@pytest.mark.parametrize("filters", [{"n_tissue_components": 1}, {"band_pass_hz": (4.0, 240.0)}])
+def test_a_bright_object_at_rest_is_the_map_unless_it_is_filtered_out(filters):
+    moving = recording((13, 12, 14, 60))
+    away = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE[:3]), indexing="ij"), axis=-1) - [10, 3, 3]
+    rest = 20.0 * np.exp(-0.5 * (away**2).sum(axis=-1)).astype(np.complex64)
+    still = replace(moving, read=lambda a, b: moving.read(a, b) + rest[..., None])
+    preset, recorded = find_preset("gaussian_kalman", n_brightest=1), replace(RECORDED, block_frames=60)
+    unfiltered, filtered = (process(still, preset, r).tracks for r in (recorded, replace(recorded, **filters)))
+    assert np.ptp(unfiltered.position_voxel, axis=0).max() < 0.1
+    error = filtered.position_voxel - path_of(filtered.frame)
+    assert len(filtered) > 40
+    assert np.median(np.abs(error)) < 0.2
+
+
 def test_settings_that_leave_no_way_to_smooth_are_refused():
     preset = replace(find_preset("open3dulm", n_brightest=1), smooth_span=None)
     with pytest.raises(UserError, match="smooth_span and acceleration_m_s2 are both null"):
