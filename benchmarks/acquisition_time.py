@@ -27,14 +27,14 @@ from typing import Any
 
 import numpy as np
 from completeness import TRUTH, compare, curve_table, factor_table
-from figures import draw_completeness
+from counting import agreement
+from figures import draw_completeness, named_in_docs
 from machine import ROOT, describe_machine, machine_line, write_json
 from pooling import markdown, settings_of
 from referee import (
     PRESETS,
     Method,
     add_arguments,
-    agreement,
     config_values,
     fingerprint,
     load_json,
@@ -161,8 +161,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     }
     print(machine_line(record), *map(markdown, tables.values()), sep="\n\n")
     draw_completeness(rows, args.figure)
-    minutes = (time.monotonic() - started) / 60
-    write_json(args.json, record, minutes=minutes, settings=settings_of(args), results=rows, tables=tables)
+    minutes, figures = (time.monotonic() - started) / 60, named_in_docs("acquisition_time", args.figure.absolute())
+    write_json(
+        args.json, record, minutes=minutes, settings=settings_of(args), results=rows, tables=tables, figures=figures
+    )
     return rows
 
 

@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from pooling import Table, over_seeds, shown, table
+from pooling import Table, by_concentration, over_seeds, shown, table
 from referee import PRESETS, Method, score
 
 PROBABILITIES = tuple(round(0.2 + 0.05 * i, 2) for i in range(15))
@@ -23,7 +23,7 @@ def calibrate(work: Path, methods: list[Method], folders: dict[float | None, lis
     Args:
         work: Where results are kept.
         methods: Other presets than our own are left out: their thresholds belong to the tools they come from.
-        folders: Recordings by concentration, one folder per seed.
+        folders: Recordings by concentration (None: as they say themselves), one folder per seed.
 
     Returns:
         One row per method, value and concentration, with `parameter` and `value`.
@@ -33,27 +33,21 @@ def calibrate(work: Path, methods: list[Method], folders: dict[float | None, lis
         if not method.is_network and method.name != DEFAULT_PRESET:
             continue
         parameter = "probability_threshold" if method.is_network else "noise_factor"
-        for concentration, of_seeds in folders.items():
-            for value, scores in _over_values(work, method, of_seeds).items():
-                rows.append(
-                    {"method": method.name, "parameter": parameter, "value": value, "concentration": concentration}
-                    | scores
-                )
+        for given, of_seeds in folders.items():
+            for value, results in _over_values(work, method, of_seeds).items():
+                for concentration, own in by_concentration(given, results):
+                    told = {"method": method.name, "parameter": parameter, "value": value}
+                    rows.append(told | {"concentration": concentration} | over_seeds(own))
     return rows
 
 
-def _over_values(work: Path, method: Method, folders: list[Path]) -> dict[float, dict[str, Any]]:
+def _over_values(work: Path, method: Method, folders: list[Path]) -> dict[float, list[dict[str, Any]]]:
     """Score one method at every value of its threshold; a network runs once, for its map of probabilities."""
     if not method.is_network:
-        return {
-            factor: over_seeds([score(work, method, folder, noise_factor=factor) for folder in folders])
-            for factor in NOISE_FACTORS
-        }
+        return {f: [score(work, method, folder, noise_factor=f) for folder in folders] for f in NOISE_FACTORS}
     results = [score(work, method, folder, kind="probability", thresholds=PROBABILITIES) for folder in folders]
     return {
-        value: over_seeds(
-            [r | {"recordings": [row for row in r["recordings"] if row["threshold"] == value]} for r in results]
-        )
+        value: [r | {"recordings": [row for row in r["recordings"] if row["threshold"] == value]} for r in results]
         for value in PROBABILITIES
     }
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from figures import draw_concentration
+from figures import draw_concentration, named_in_docs
 from machine import ROOT, describe_machine, machine_line, write_json
 from pooling import Table, best, markdown, over_seeds, settings_of, shown, table
 from referee import Method, add_arguments, make_recordings, methods_of, score
@@ -103,8 +103,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     tables = {"concentration": against_best(rows), "concentration_all": all_scores(rows)}
     print(machine_line(record), *map(markdown, tables.values()), sep="\n\n")
     draw_concentration(rows, args.figure)
-    minutes = (time.monotonic() - started) / 60
-    write_json(args.json, record, minutes=minutes, settings=settings_of(args), results=rows, tables=tables)
+    minutes, figures = (time.monotonic() - started) / 60, named_in_docs("concentration", args.figure.absolute())
+    write_json(
+        args.json, record, minutes=minutes, settings=settings_of(args), results=rows, tables=tables, figures=figures
+    )
     return rows
 
 

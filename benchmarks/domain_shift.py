@@ -2,9 +2,9 @@
 
 Sets (shifted_sets.py): as trained; kernels of probes left out of training; white noise at low signal; frame rates of
 200 and 2000 Hz; clutter that a weak filter leaves; a quarter of the receive rows missing; aberration of 60 degrees; and
-any folder given as `--extra NAME=DIR` (one folder per concentration, "0.05", or recordings of one kind). At each
-concentration: Dice of the maps within λ/10 of each network and of the best preset, their ratio, and how much of the
-Dice as trained each one keeps. Mean ± standard deviation over seeds; an extra set is one seed.
+any folder given as `--extra NAME=DIR` (recordings with a simulation.json, or one folder per concentration, "0.05"; the
+same name again is another seed). At each concentration: Dice of the maps within λ/10 of each network and of the best
+preset, their ratio, and how much of the Dice as trained each one keeps. Mean ± standard deviation over seeds.
 
 Calibration, `--calibrate` (on the left-out kernels, other seeds) or `--calibrate DIR`: the same Dice over the
 network's probability threshold and over the conventional pipeline's noise factor. Choose both there, not on the sets.
@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from calibration import calibrate, calibration_table
 from machine import describe_machine, machine_line, write_json
-from pooling import Table, best, markdown, over_seeds, settings_of, shown, table
+from pooling import Table, best, by_concentration, markdown, over_seeds, settings_of, shown, table
 from referee import add_arguments, methods_of, score
 from shifted_sets import IN_DISTRIBUTION, LEFT_OUT, extra_sets, make_set, shifts
 
@@ -32,7 +32,7 @@ CALIBRATION_SEED = 7201
 DICE = "dice_lambda_10"
 
 Folders = dict[str, dict[float | None, list[Path]]]
-"""Recordings by set and concentration, one folder per seed."""
+"""Recordings by set and concentration (None: as they say themselves), one folder per seed."""
 
 
 def training_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -64,16 +64,16 @@ def make_sets(args: argparse.Namespace, names: Sequence[str] | None, seeds: Sequ
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Score every method on every set; one row per set, concentration and method."""
-    folders = make_sets(args, args.sets, args.seeds)
-    for name, by_concentration in extra_sets(args.extra).items():
-        folders[name] = {concentration: [folder] for concentration, folder in by_concentration.items()}
-    return [
-        {"set": name, "concentration": concentration, "method": method.name, "is_network": method.is_network}
-        | over_seeds([score(args.work, method, folder) for folder in of_seeds])
-        for name, by_concentration in folders.items()
-        for concentration, of_seeds in by_concentration.items()
-        for method in methods_of(args)
-    ]
+    folders = make_sets(args, args.sets, args.seeds) | extra_sets(args.extra)
+    rows = []
+    for name, of_set in folders.items():
+        for given, of_seeds in of_set.items():
+            for method in methods_of(args):
+                results = [score(args.work, method, folder) for folder in of_seeds]
+                for concentration, own in by_concentration(given, results):
+                    told = {"set": name, "concentration": concentration, "method": method.name}
+                    rows.append(told | {"is_network": method.is_network} | over_seeds(own))
+    return rows
 
 
 def against_best(rows: list[dict[str, Any]]) -> Table:
@@ -118,7 +118,7 @@ def all_scores(rows: list[dict[str, Any]]) -> Table:
 def calibration_folders(args: argparse.Namespace) -> dict[float | None, list[Path]]:
     """Give the recordings of a calibration: a folder, or the left-out kernels from seeds of their own."""
     if args.calibrate:
-        return {c: [folder] for c, folder in extra_sets([f"given={args.calibrate}"])["given"].items()}
+        return extra_sets([f"given={args.calibrate}"])["given"]
     return make_sets(args, [LEFT_OUT], [CALIBRATION_SEED + i for i in range(len(args.seeds))])[LEFT_OUT]
 
 

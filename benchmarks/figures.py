@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from machine import ROOT
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from pooling import spread
 
 from sparse_ulm.io.atomic import atomic_path
 
+DOCS = ROOT / "docs"
 METADATA = {"Software": None}
 """No version of matplotlib in the file: the same numbers give the same bytes."""
 
@@ -64,3 +66,8 @@ def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata=METADATA)
+
+
+def named_in_docs(table: str, path: Path) -> dict[str, str]:
+    """Name the figure of a table as the docs see it; nothing where it lies elsewhere."""
+    return {table: path.relative_to(DOCS).as_posix()} if path.is_relative_to(DOCS) else {}

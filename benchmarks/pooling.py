@@ -2,13 +2,14 @@
 
 import argparse
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from counting import TOLERANCES
 from machine import markdown_table
-from referee import TOLERANCES, fingerprint
+from referee import fingerprint
 
 from sparse_ulm.metrics import scores_from_counts
 
@@ -44,6 +45,32 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seconds_per_recording": seconds,
         "bubbles_per_mm3": float(np.mean(densities)) if densities else None,
     }
+
+
+def by_concentration(
+    concentration: float | None, results: Sequence[dict[str, Any]]
+) -> Iterator[tuple[float | None, list[dict[str, Any]]]]:
+    """Split results of folders that hold several concentrations, thinnest first; None where a folder does not say them.
+
+    Args:
+        concentration: That of all recordings; None to ask the recordings.
+        results: One per seed.
+    """
+    if concentration is not None:
+        yield concentration, list(results)
+        return
+    labels = {row["concentration"] for result in results for row in result["recordings"]}
+    for label in sorted(labels, key=lambda c: -1.0 if c is None else c):
+        own = [[row for row in result["recordings"] if row["concentration"] == label] for result in results]
+        shares = [len(rows) / len(result["recordings"]) for rows, result in zip(own, results, strict=True)]
+        yield (
+            label,
+            [
+                result | {"recordings": rows, "seconds": result["seconds"] * share}
+                for result, rows, share in zip(results, own, shares, strict=True)
+                if rows
+            ],
+        )
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -94,7 +121,7 @@ def _without_path(value: Any) -> Any:
         return value
     name, _, rest = str(value).rpartition("=")
     file, _, threshold = rest.partition("@")
-    if not Path(file).exists():
+    if not file or not Path(file).exists():
         return str(value)
     told = f"{Path(file).name} ({fingerprint(Path(file))})"
     return "".join([f"{name}=" if name else "", told, f"@{threshold}" if threshold else ""])

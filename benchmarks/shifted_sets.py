@@ -110,16 +110,16 @@ def image_shift_m(psf: Psf) -> NDArray[np.float64]:
     return (weight[..., None] * index).sum(axis=(0, 1, 2)) / weight.sum() * np.asarray(psf.step_m)
 
 
-def extra_sets(texts: Sequence[str]) -> dict[str, dict[float | None, Path]]:
-    """Read `NAME=DIR`: folders of recordings made elsewhere, by concentration.
+def extra_sets(texts: Sequence[str]) -> dict[str, dict[float | None, list[Path]]]:
+    """Read `NAME=DIR`: folders of recordings made elsewhere; the same name again is another seed.
 
-    DIR holds one folder per concentration, named by its number ("0.05"), or recordings of one kind, whose
-    concentration then is None.
+    DIR holds one folder per concentration, named by its number ("0.05"), or recordings, whose concentration is None
+    here and is read from their simulation.json.
 
     Raises:
         FileNotFoundError: If a folder does not exist.
     """
-    sets: dict[str, dict[float | None, Path]] = {}
+    sets: dict[str, dict[float | None, list[Path]]] = {}
     for text in texts:
         name, _, path = text.partition("=")
         if not Path(path).is_dir():
@@ -127,7 +127,8 @@ def extra_sets(texts: Sequence[str]) -> dict[str, dict[float | None, Path]]:
         numbered = {
             number: folder for folder in sorted(Path(path).iterdir()) if (number := _number(folder)) is not None
         }
-        sets[name] = numbered or {None: Path(path)}
+        for concentration, folder in (numbered or {None: Path(path)}).items():
+            sets.setdefault(name, {}).setdefault(concentration, []).append(folder)
     return sets
 
 

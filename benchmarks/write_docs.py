@@ -1,8 +1,9 @@
 """Tables of docs/benchmarks.md from the JSON files of benchmarks/results/, so that they never differ.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a key of `tables` in one of the files, which
-every comparison writes with `--json`. Below it stands how long the run took, and of which commit. Every table of the
-files needs its markers, and every marker a table or nothing between it and its end.
+every comparison writes with `--json`. Above it stands its figure, where `figures` names one, below it how long the run
+took, and of which commit. Every table of the files needs its markers, and every marker a table or nothing between it
+and its end.
 
 Run:  python benchmarks/write_docs.py [--check]
 """
@@ -37,7 +38,9 @@ def read_tables(folder: Path) -> dict[str, str]:
         for name, kept in record.get("tables", {}).items():
             if name in texts:
                 raise BenchmarkError(f"{path.name}: table {name} stands in another file too; remove one of them.")
-            texts[name] = f"{markdown(kept)}\n\n{origin(path.stem, record)}\n"
+            figure = record.get("figures", {}).get(name)
+            picture = f"![{name.replace('_', ' ')}]({figure})\n\n" if figure else ""
+            texts[name] = f"{picture}{markdown(kept)}\n\n{origin(path.stem, record)}\n"
     return texts
 
 

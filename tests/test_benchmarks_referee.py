@@ -50,7 +50,7 @@ def write_map(folder: Path, *voxels: tuple[int, int, int]) -> None:
 
 
 def test_counts_by_hand(recordings: Path, tmp_path: Path) -> None:
-    from referee import count_agreement
+    from counting import count_agreement
 
     write_map(tmp_path / "out", (20, 28, 37), (20, 28, 39), (2, 2, 2), (20, 28, 36))
     every, few = count_agreement(tmp_path / "out", recordings, thresholds=(0.0, 0.5))
@@ -132,6 +132,19 @@ def test_counts_are_pooled_within_a_seed_and_spread_over_seeds() -> None:
     assert scores["seconds_per_recording"] == 2.0
 
 
+def test_folders_of_several_concentrations_are_split() -> None:
+    from pooling import by_concentration
+
+    first = scored((4, 3, 3, 3), (2, 3, 0, 0), (1, 1, 1, 1), seconds=6.0)
+    for row, label in zip(first["recordings"], (0.2, 0.05, 0.2), strict=True):
+        row["concentration"] = label
+    (thin, few), (dense, many) = by_concentration(None, [first])
+    assert (thin, dense) == (0.05, 0.2)
+    assert [len(few[0]["recordings"]), len(many[0]["recordings"])] == [1, 2]
+    assert [few[0]["seconds"], many[0]["seconds"]] == [2.0, 4.0]
+    assert list(by_concentration(0.1, [first])) == [(0.1, [first])]
+
+
 def rows_of(**dice: tuple[float, float]) -> list[dict[str, Any]]:
     """Rows of a comparison, Dice by method at 0.05 and 0.2; names in capitals are networks."""
     from pooling import spread
@@ -197,8 +210,9 @@ def test_extra_sets_by_concentration_or_as_one(tmp_path: Path) -> None:
 
     (tmp_path / "many" / "0.05").mkdir(parents=True)
     (tmp_path / "many" / "notes").mkdir()
-    found = extra_sets([f"a={tmp_path / 'many'}", f"b={tmp_path / 'many' / 'notes'}"])
-    assert found == {"a": {0.05: tmp_path / "many" / "0.05"}, "b": {None: tmp_path / "many" / "notes"}}
+    many, one = tmp_path / "many", tmp_path / "many" / "notes"
+    found = extra_sets([f"a={many}", f"b={one}", f"b={many / '0.05'}"])
+    assert found == {"a": {0.05: [many / "0.05"]}, "b": {None: [one, many / "0.05"]}}
     with pytest.raises(FileNotFoundError, match="none is no folder"):
         extra_sets([f"c={tmp_path / 'none'}"])
 
@@ -225,11 +239,12 @@ def test_settings_tell_files_by_contents_and_no_path(tmp_path: Path) -> None:
     (tmp_path / "seg4.swc").write_text("1 1 0 0 0 1 -1\n")
     args = argparse.Namespace(
         work=tmp_path, vessels=[str(tmp_path / "seg4.swc"), "synthetic"], weights=[f"new={tmp_path / 'seg4.swc'}@0.4"],
-        n_recordings=3, json="x",
+        n_recordings=3, calibrate="", json="x",
     )  # fmt: skip
     settings = settings_of(args)
     assert str(tmp_path) not in json.dumps(settings)
-    assert settings.keys() == {"vessels", "weights", "n_recordings"}
+    assert settings.keys() == {"vessels", "weights", "n_recordings", "calibrate"}
+    assert settings["calibrate"] == ""
     assert settings["vessels"][0].startswith("seg4.swc (")
     assert settings["weights"][0].endswith(")@0.4")
 

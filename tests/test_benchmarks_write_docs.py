@@ -58,7 +58,8 @@ def test_files_of_results_become_the_tables(tmp_path: Path, capsys: pytest.Captu
     results.mkdir()
     docs.write_text(TEXT)
     (results / "first.json").write_text(json.dumps(record(one=[["a", "0.5"]])))
-    (results / "second.json").write_text(json.dumps(record(two=[["b", "0.6"]])))
+    drawn = record(two=[["b", "0.6"]]) | {"figures": {"two": "figures/two.png"}}
+    (results / "second.json").write_text(json.dumps(drawn))
     (results / "old_benchmark.json").write_text("{}")
     options = ["--docs", str(docs), "--results", str(results)]
     assert main([*options, "--check"]) == 1
@@ -69,6 +70,7 @@ def test_files_of_results_become_the_tables(tmp_path: Path, capsys: pytest.Captu
         f"<!-- table: one -->\n| set | Dice |\n| --- | ---: |\n| a | 0.5 |\n\n{origin}\n<!-- end -->\n"
         in docs.read_text()
     )
+    assert "<!-- table: two -->\n![two](figures/two.png)\n\n| set | Dice |\n" in docs.read_text()
     assert main([*options, "--check"]) == 0
     (results / "third.json").write_text(json.dumps(record(two=[])))
     with pytest.raises(Exception, match=r"third.json: table two stands in another file"):
