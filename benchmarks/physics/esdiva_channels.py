@@ -60,7 +60,7 @@ class ChannelSimulator:
         share = frequency / probe.centre_frequency_hz
         self._bins = np.flatnonzero((share > STOP_BAND[0]) & (share < STOP_BAND[1]))
         self._frequency_hz = frequency[self._bins]
-        self._filter = _band_pass(share[self._bins]).astype(np.float32)
+        self._filter = band_pass(share[self._bins]).astype(np.float32)
         self._demodulation_bin = round(self.n_times / SAMPLES_PER_PERIOD)
         self._response = self._pulse_spectrum() * self._attenuation() * self._receive_screen()
         self._apertures = [self._transmitter(tilt) for tilt in probe.tilts_rad], self._receiver()
@@ -165,8 +165,8 @@ class ChannelSimulator:
         }
 
 
-def _band_pass(share: Float[np.ndarray, " bins"]) -> NDArray[np.float64]:
-    """1 in the pass band, 0 outside of the stop band."""
+def band_pass(share: Float[np.ndarray, " bins"]) -> NDArray[np.float64]:
+    """Give the receive filter at a frequency over the centre frequency: 1 in the pass band, 0 beyond the stop band."""
     rise = np.clip((share - STOP_BAND[0]) / (PASS_BAND[0] - STOP_BAND[0]), 0.0, 1.0)
     fall = np.clip((STOP_BAND[1] - share) / (STOP_BAND[1] - PASS_BAND[1]), 0.0, 1.0)
     return np.sin(0.5 * np.pi * np.minimum(rise, fall)) ** 2

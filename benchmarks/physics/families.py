@@ -42,7 +42,7 @@ class Family:
 
 def _probe(**changes: Any) -> MatrixProbe:
     """The 8 MHz probe of the reference notes (section 3), with changes."""
-    values = {
+    values: dict[str, Any] = {
         "n_elements": (32, 32),
         "blank_rows": (),
         "pitch_m": 300e-6,
