@@ -1,14 +1,40 @@
-"""Metric of LocalisationNet for MONAI's evaluator."""
+"""What training LocalisationNet needs beyond MONAI's own: a bound on its gradients, and its metric."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
+from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
 from sparse_ulm.metrics import match_frames
 from sparse_ulm.metrics.localisations import inside
+
+
+class ClipGradients:
+    """Handler: scale the gradients of a step down to a largest norm; MONAI's trainer has no such option.
+
+    The likelihood of an offset grows without bound where the network is sure and wrong, as it is in its first steps:
+    without the bound a training was lost in its first epoch (docs/decisions/0005).
+
+    Args:
+        network: Whose gradients.
+        largest_norm: Of all of them together.
+    """
+
+    def __init__(self, network: torch.nn.Module, *, largest_norm: float) -> None:
+        """Keep both."""
+        self.network, self.largest_norm = network, largest_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Act between the backward pass and the optimiser's step."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Scale."""
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.largest_norm)
 
 
 class LocalisationScore(Metric):

@@ -22,6 +22,9 @@ from sparse_ulm.sparse.engines import resolve_engine
 PRIOR_LOGIT = -4.0
 """Logit that an untrained head starts from: about one site in fifty holds a bubble's centre."""
 
+PRIOR_LOG_DEVIATION, PRIOR_LOG_AMPLITUDE = -1.2, 2.0
+"""A deviation of 0.3 voxels, that of a guess at the voxel's centre, and an amplitude of 7 noise rms."""
+
 N_OUTPUTS = 8
 LOGIT = 0
 OFFSET = slice(1, 4)
@@ -99,7 +102,11 @@ class LocalisationNet(nn.Module):
         self.hidden = pointwise(w0, 2 * w0)
         self.head = SubmanifoldConv(2 * w0, N_OUTPUTS, (1, 1, 1, 1), bias=True)
         with torch.no_grad():
+            # Small, so that no site begins with a deviation of 0.01: its likelihood would drown everything else.
+            self.head.kernel.mul_(0.1)
             self.head.bias[LOGIT] = PRIOR_LOGIT
+            self.head.bias[LOG_DEVIATION] = PRIOR_LOG_DEVIATION
+            self.head.bias[LOG_AMPLITUDE] = PRIOR_LOG_AMPLITUDE
 
     @property
     def site_multiple(self) -> tuple[int, int, int, int]:
