@@ -43,6 +43,7 @@ def test_a_bubble_is_one_track_along_its_path(preset):
     result = process(recording(), find_preset(preset, n_brightest=1), RECORDED)
     assert set(result.tracks.track_id) == {0}
     assert len(result.tracks) >= 28
+    assert result.map.shape_refined == (104, 96, 112)
     error = result.tracks.position_voxel - path_of(result.tracks.frame)
     assert np.abs(error).max() < 0.15
     assert np.abs(error.mean(axis=0)).max() < 0.02

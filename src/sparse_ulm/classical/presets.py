@@ -73,7 +73,7 @@ GAUSSIAN_KALMAN = Preset(
     max_link_wavelengths=None,
     acceleration_m_s2=3.0,
     max_gap_frames=1,
-    min_length=6,
+    min_length=5,
     smooth_span=None,
 )
 """Ours, tuned on simulated recordings of the training vessels (docs/benchmarks.md)."""
