@@ -64,14 +64,15 @@ def test_a_bubble_of_another_frame_is_no_partner():
 
 
 def test_the_border_punishes_nobody():
-    # A bubble just outside, found just inside; one just inside, found just outside; one far inside.
-    truth = np.array([[-0.6, 5, 5], [-0.4, 8, 5], [5.0, 5, 5]])
-    predicted = np.array([[-0.4, 5, 5], [-0.6, 8, 5], [5.0, 5, 5]])
-    zeros = np.zeros(3, dtype=np.int64)
-    matching = match_recording(zeros, predicted, zeros, truth, gate_m=2e-5, **GRID)
-    assert matching.pairs.tolist() == [[1, 1], [2, 2]]
-    assert (matching.n_predicted, matching.n_truth) == (2, 2)
-    assert match_recording(zeros, predicted, zeros, truth, gate_m=2e-5, margin_m=6e-5, **GRID).n_truth == 1
+    # Two bubbles just outside, found just inside; one just inside, found just outside; one far inside; and a ghost.
+    truth = np.array([[-0.6, 5, 5], [-0.6, 2, 5], [-0.4, 8, 5], [5.0, 5, 5]])
+    predicted = np.array([[-0.4, 5, 5], [-0.4, 2, 5], [-0.6, 8, 5], [5.0, 5, 5], [5.0, 9, 5]])
+    frames = np.zeros(5, dtype=np.int64), np.zeros(4, dtype=np.int64)
+    matching = match_recording(frames[0], predicted, frames[1], truth, gate_m=2e-5, **GRID)
+    assert matching.pairs.tolist() == [[2, 2], [3, 3]]
+    assert (matching.n_predicted, matching.n_truth) == (3, 2)
+    inner = match_recording(frames[0], predicted, frames[1], truth, gate_m=2e-5, margin_m=6e-5, **GRID)
+    assert (inner.n_predicted, inner.n_truth) == (2, 1)
 
 
 def test_inside_is_the_grid_less_the_margin():
