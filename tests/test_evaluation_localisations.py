@@ -67,8 +67,9 @@ def save_localisations(stem, found):
 
 
 @pytest.fixture
-def folders(tmp_path):
-    """Folders of maps, recordings and results."""
+def folders(tmp_path, monkeypatch):
+    """Folders of maps, recordings and results; without pictures, which take the longest and are tested elsewhere."""
+    monkeypatch.setattr("sparse_ulm.evaluate.save_projections", lambda *_, **__: None)
     return tmp_path / "maps", tmp_path / "data", tmp_path / "scores"
 
 
