@@ -37,5 +37,7 @@ class ReleasedStrideLoss(MultiScaleDiceLoss):
 def in_half_slots(logits: SparseTensor) -> SparseTensor:
     """Put the sites of slot s into half slot 2 s of a range that is twice as long; key order stays."""
     double = torch.tensor([1, 1, 1, 1, 2], dtype=torch.int32, device=logits.coords.device)
-    *space, n_slots = logits.spatial_range
-    return SparseTensor(logits.coords * double, logits.feats, spatial_range=(*space, 2 * n_slots), engine=logits.engine)
+    b, x, y, z, n_slots = logits.spatial_range
+    return SparseTensor(
+        logits.coords * double, logits.feats, spatial_range=(b, x, y, z, 2 * n_slots), engine=logits.engine
+    )

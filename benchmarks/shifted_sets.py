@@ -36,7 +36,7 @@ def shifts(training: dict[str, Any], left_out_tables: Path | None) -> dict[str, 
         left_out_tables: Kernels of the family that training never shows; None leaves that set out.
     """
     side_lobes = {"side_lobe_share": 1.0, "psf_table_share": 0.0, "psf_tables": None}
-    sets = {
+    sets: dict[str, dict[str, Any]] = {
         IN_DISTRIBUTION: {},
         LEFT_OUT: {"side_lobe_share": 0.0, "psf_table_share": 1.0, "psf_tables": left_out_tables},
         "white noise, 5 to 10 dB": {"white_noise_share": 1.0, "snr_db": [5.0, 10.0]},
