@@ -127,7 +127,9 @@ def extra_sets(texts: Sequence[str]) -> dict[str, dict[float | None, list[Path]]
         numbered = {
             number: folder for folder in sorted(Path(path).iterdir()) if (number := _number(folder)) is not None
         }
-        for concentration, folder in (numbered or {None: Path(path)}).items():
+        if not numbered:
+            numbered[None] = Path(path)
+        for concentration, folder in numbered.items():
             sets.setdefault(name, {}).setdefault(concentration, []).append(folder)
     return sets
 
