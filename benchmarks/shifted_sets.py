@@ -124,14 +124,17 @@ def extra_sets(texts: Sequence[str]) -> dict[str, dict[float | None, list[Path]]
         name, _, path = text.partition("=")
         if not Path(path).is_dir():
             raise FileNotFoundError(f"--extra {text}: {path} is no folder; wanted NAME=DIR with recordings.")
-        numbered = {
-            number: folder for folder in sorted(Path(path).iterdir()) if (number := _number(folder)) is not None
-        }
-        if not numbered:
-            numbered[None] = Path(path)
-        for concentration, folder in numbered.items():
+        for concentration, folder in _by_number(Path(path)):
             sets.setdefault(name, {}).setdefault(concentration, []).append(folder)
     return sets
+
+
+def _by_number(folder: Path) -> list[tuple[float | None, Path]]:
+    """List the folders whose name is a number; the folder itself, without a number, where there is none."""
+    numbered: list[tuple[float | None, Path]] = [
+        (number, one) for one in sorted(folder.iterdir()) if (number := _number(one)) is not None
+    ]
+    return numbered or [(None, folder)]
 
 
 def _number(folder: Path) -> float | None:
