@@ -59,8 +59,9 @@ def run_config(*names, workflow_type="inference", **options):
 
 
 def infer(dataset_dir, output_dir, weights, **options):
-    """Run inference.yaml with the small network, in blocks of 32 frames; untrained, it is sure of little."""
+    """Run inference.yaml with the small map network, in blocks of 32 frames; untrained, it is sure of little."""
     defaults = {
+        "method": "trajectory_map",
         "n_threads": 1,
         "block_frames": 32,
         "probability_threshold": 1.0e-3,
