@@ -199,11 +199,12 @@ def test_bubbles_appear_where_they_are() -> None:
 @needs_esdiva
 def test_a_folder_of_recordings_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import esdiva_recordings
+    import matrix_imaging
     from families import Family
 
     family = Family(small_probe(), (4e-3, 5e-3), 2e-4, (20.0, 20.0), 0.5, 5e-4, -10.0)
     monkeypatch.setitem(esdiva_recordings.FAMILIES, "8mhz", family)
-    monkeypatch.setattr(esdiva_recordings, "N_CLUTTER_SCATTERERS", 20)
+    monkeypatch.setattr(matrix_imaging, "N_CLUTTER_SCATTERERS", 20)
     sizes = "--n_recordings 1 --concentrations 0.05 0.3 --grid_size 7 6 8 --n_frames 3"
     where = ["--family", "8mhz", "--vessels", "synthetic", "--output_dir", str(tmp_path)]
     summary = json.loads(esdiva_recordings.main([*where, *sizes.split()]).read_text())

@@ -8,6 +8,8 @@ from esdiva_channels import ChannelSimulator
 from jaxtyping import Complex64, Float
 from numpy.typing import NDArray
 
+N_CLUTTER_SCATTERERS = 1000
+
 Scene = tuple[NDArray[np.float64], NDArray[np.float64]]
 """(n, 3) positions of scatterers and their (n,) amplitudes."""
 
@@ -69,6 +71,32 @@ class Imager:
             f_number=probe.f_number,
             sound_speed_m_s=probe.sound_speed_m_s,
         )
+
+
+def residual_clutter(
+    imager: Imager, n_frames: int, frame_rate_hz: float, rng: np.random.Generator, *, rms: float
+) -> NDArray[np.complex64]:
+    """Make what a clutter filter may leave: two patterns of static speckle that turn into each other at 1 to 5 Hz.
+
+    Args:
+        imager: Gives the voxels, and the box in which scatterers lie.
+        n_frames: Frames.
+        frame_rate_hz: Frames per second.
+        rng: Source of all randomness.
+        rms: Root of the mean squared magnitude.
+
+    Returns:
+        complex64 (*voxels, n_frames).
+    """
+    box = imager.simulator.box
+    quiet = Imager(imager.simulator, imager.voxel_m)
+    scenes: list[Scene] = []
+    for _ in range(2):
+        position = rng.uniform(box.low_m, box.high_m, size=(N_CLUTTER_SCATTERERS, 3))
+        scenes.append((position, rng.normal(size=N_CLUTTER_SCATTERERS)))
+    angle = 2.0 * np.pi * rng.uniform(1.0, 5.0) / frame_rate_hz * np.arange(n_frames)
+    speckle = quiet.images(scenes, rng) @ np.stack([np.cos(angle), np.sin(angle)]).astype(np.complex64)
+    return (speckle * (rms / np.sqrt((np.abs(speckle) ** 2).mean()))).astype(np.complex64)
 
 
 @dataclass(frozen=True)
