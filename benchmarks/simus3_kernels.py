@@ -7,7 +7,8 @@ recordings of any frequency: `configs/simulate.yaml --psf_table_share 0.4 --psf_
 Two families: `train`, and `left_out`, whose probes (wide pitch, narrow band) training never shows: thresholds are
 chosen on it.
 
-Run:  pip install pymust==0.1.9; python benchmarks/simus3_kernels.py --family train --n_kernels 200 --seed 1 --output kernels.npz
+Run:  pip install --no-deps pymust==0.1.9
+      python benchmarks/simus3_kernels.py --family train --n_kernels 150 --seed 1 --output kernels.npz
 """
 
 import argparse

@@ -5,6 +5,7 @@ import torch
 
 from sparse_ulm.errors import UserError
 from sparse_ulm.inferer import SparseInferer, mean_map, mirror
+from sparse_ulm.networks.localisation import LocalisationNet
 from sparse_ulm.networks.trajectory_map import TrajectoryMapNet, TrajectoryMapOutput, probability_of
 from sparse_ulm.sparse import SparseTensor, to_dense
 
@@ -66,3 +67,18 @@ def test_an_empty_block_has_an_empty_map(network: TrajectoryMapNet) -> None:
 def test_other_numbers_of_views_are_refused() -> None:
     with pytest.raises(UserError, match="n_views is 3"):
         SparseInferer(3)
+
+
+def test_views_of_bubbles_are_turned_back() -> None:
+    torch.manual_seed(3)
+    net = LocalisationNet(in_channels=2, widths=(3, 4, 5)).eval()
+    generator = torch.Generator().manual_seed(5)
+    coords = (torch.rand(1, 8, 12, 4, 6, generator=generator) < 0.1).nonzero().int()
+    x = SparseTensor(coords, torch.rand(len(coords), 2, generator=generator), spatial_range=(1, 8, 12, 4, 6))
+    with torch.no_grad():
+        straight = SparseInferer(8)(x, net).sites
+        for column, flipped in ((1, 1), (2, 2), (4, None)):
+            turned = mirror(SparseInferer(8)(mirror(x, (column,)), net).sites, (column,)).feats.clone()
+            if flipped is not None:
+                turned[:, flipped].neg_()  # the offset along the mirrored axis
+            torch.testing.assert_close(turned, straight.feats, atol=1e-5, rtol=0)

@@ -10,6 +10,7 @@ a position follows from amplitudes of neighbouring voxels, as in a fit, and trac
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -80,7 +81,7 @@ class LocalisationNet(nn.Module):
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.engine = resolve_engine(engine)
         double = (2, 2 if spatial_dims == 3 else 1, 2, 1)
-        self.double = double
+        self.pooling = double
         w0, w1, w2 = widths
         near, far = temporal_taps
 
@@ -101,17 +102,18 @@ class LocalisationNet(nn.Module):
         self.decode_0 = nn.Sequential(pointwise(w0, w0), residual(w0, 2, near))
         self.hidden = pointwise(w0, 2 * w0)
         self.head = SubmanifoldConv(2 * w0, N_OUTPUTS, (1, 1, 1, 1), bias=True)
+        bias = cast(nn.Parameter, self.head.bias)
         with torch.no_grad():
             # Small, so that no site begins with a deviation of 0.01: its likelihood would drown everything else.
             self.head.kernel.mul_(0.1)
-            self.head.bias[LOGIT] = PRIOR_LOGIT
-            self.head.bias[LOG_DEVIATION] = PRIOR_LOG_DEVIATION
-            self.head.bias[LOG_AMPLITUDE] = PRIOR_LOG_AMPLITUDE
+            bias[LOGIT] = PRIOR_LOGIT
+            bias[LOG_DEVIATION] = PRIOR_LOG_DEVIATION
+            bias[LOG_AMPLITUDE] = PRIOR_LOG_AMPLITUDE
 
     @property
     def site_multiple(self) -> tuple[int, int, int, int]:
         """What the spatial range (x, y, z, t) of an input must be a multiple of."""
-        x, y, z, _ = (factor * factor for factor in self.double)
+        x, y, z, _ = (factor * factor for factor in self.pooling)
         return x, y, z, 1
 
     def forward(self, x: SparseTensor) -> LocalisationOutput:
