@@ -96,7 +96,7 @@ $(WORK)/kernels_%.npz: $(VENV)/.pymust
 	$(PY) benchmarks/simus3_kernels.py --family $* --n_kernels $(if $(filter train,$*),150,40) --seed 1 --output $@
 
 benchmark-scores: $(VENV)/.physics $(WORK)/kernels_train.npz $(WORK)/kernels_left_out.npz
-	$(PY) benchmarks/concentration.py --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc \
+	$(PY) benchmarks/concentration.py --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc --n_recordings 4 \
 		--json $(RESULTS)/concentration.json
 	for family in $(ESDIVA_FAMILIES); do for seed in $(ESDIVA_SEEDS); do \
 		test -f $(WORK)/esdiva/$$family-$$seed.done || { $(PY) benchmarks/physics/esdiva_recordings.py --family $$family \
@@ -106,6 +106,7 @@ benchmark-scores: $(VENV)/.physics $(WORK)/kernels_train.npz $(WORK)/kernels_lef
 		--train_tables $(WORK)/kernels_train.npz --left_out_tables $(WORK)/kernels_left_out.npz \
 		--calibrate --json $(RESULTS)/calibration.json
 	$(PY) benchmarks/domain_shift.py --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc \
+		--n_recordings 3 --presets gaussian_kalman --training side_lobe_share=0.3 psf_table_share=0.45 \
 		--train_tables $(WORK)/kernels_train.npz --left_out_tables $(WORK)/kernels_left_out.npz --extra \
 		$(foreach f,$(ESDIVA_FAMILIES),$(foreach s,$(ESDIVA_SEEDS),"esdiva $(f)=$(WORK)/esdiva/$(f)-$(s)")) \
 		--json $(RESULTS)/domain_shift.json
