@@ -119,6 +119,7 @@ benchmark-scores: $(VENV)/.physics $(WORK)/kernels_train.npz $(WORK)/kernels_lef
 benchmark-costs: $(VENV)/.installed
 	$(BIN)/python benchmarks/sparsification.py --recordings 6 --vessels $(GRAPHS) --json $(RESULTS)/sparsification.json
 	$(BIN)/python benchmarks/training_memory.py --json $(RESULTS)/training_memory.json
+	$(BIN)/python benchmarks/dense_memory.py --inference --json $(RESULTS)/dense_memory.json
 	$(BIN)/python benchmarks/inference_block.py --threads 1 --json $(RESULTS)/inference_block.json
 	$(BIN)/python benchmarks/threads.py --json $(RESULTS)/threads.json
 	$(BIN)/python benchmarks/engines.py --quick --json $(RESULTS)/engines.json
