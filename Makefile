@@ -110,7 +110,7 @@ benchmark-scores: $(VENV)/.physics $(WORK)/kernels_train.npz $(WORK)/kernels_lef
 		--train_tables $(WORK)/kernels_train.npz --left_out_tables $(WORK)/kernels_left_out.npz --extra \
 		$(foreach f,$(ESDIVA_FAMILIES),$(foreach s,$(ESDIVA_SEEDS),"esdiva $(f)=$(WORK)/esdiva/$(f)-$(s)")) \
 		--json $(RESULTS)/domain_shift.json
-	$(PY) benchmarks/acquisition_time.py --work $(WORK) --vessels $(VESSELS)/seg4.swc \
+	$(PY) benchmarks/acquisition_time.py --work $(WORK) --vessels $(VESSELS)/seg4.swc --grid_size 16 16 16 --n_frames 1024 \
 		--json $(RESULTS)/acquisition_time.json
 	$(PY) benchmarks/ablation.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(VESSELS)/seg4.swc --jobs 2 \
 		--workers 2 --json $(RESULTS)/ablation_2d.json
