@@ -13,10 +13,12 @@ from sparse_ulm.networks.localisation import (
     OFFSET,
     LocalisationOutput,
 )
+from sparse_ulm.sparse.keys import find_keys, site_keys
 
 LEAST_PROBABILITY = 0.05
 """Summits below this are dropped at once; every threshold in use lies above."""
 
+N_COLUMNS = 9
 BubbleTable = Float[Tensor, "n columns=9"]
 """Rows (frame, x, y, z, probability, deviation along x, y, z, amplitude over noise rms) of one sample, by frame."""
 
@@ -31,7 +33,7 @@ def find_summits(output: LocalisationOutput, n_samples: int) -> list[BubbleTable
     probability = torch.sigmoid(sites.feats[:, LOGIT].detach())
     candidate = torch.nonzero(probability > LEAST_PROBABILITY)[:, 0]
     candidate = candidate[torch.sort(probability[candidate], descending=True, stable=True).indices]
-    kept = candidate[_is_first_of_neighbours(sites.coords[candidate])]
+    kept = candidate[_is_first_of_neighbours(sites.coords[candidate], sites.spatial_range)]
     coords, feats = sites.coords[kept], sites.feats[kept].detach()
     position = coords[:, 1:4].to(feats.dtype) + feats[:, OFFSET]
     deviation = torch.exp(feats[:, LOG_DEVIATION].clamp(*LOG_DEVIATION_RANGE))
@@ -67,28 +69,16 @@ def _by_frame(table: BubbleTable) -> BubbleTable:
     return table[torch.sort(table[:, 0], stable=True).indices]
 
 
-def _is_first_of_neighbours(coords: Tensor) -> Tensor:
+def _is_first_of_neighbours(coords: Tensor, spatial_range: tuple[int, ...]) -> Tensor:
     """Tell which rows (b, x, y, z, t), best first, have no better neighbour in their frame."""
-    n = len(coords)
-    if n == 0:
-        return torch.zeros(0, dtype=torch.bool, device=coords.device)
     step = torch.cartesian_prod(*[torch.arange(-1, 2, dtype=coords.dtype, device=coords.device)] * 3)
-    extent = (coords.amax(dim=0) + 3).tolist()
-    extent[0], extent[4] = extent[0] - 2, extent[4] - 2
-    own = _keys(coords, 0 * step[:1], extent)[:, 0]
+    # A margin round the grid keeps a step over its edge from landing on the other side.
+    margin = torch.tensor([0, 1, 1, 1, 0], dtype=coords.dtype, device=coords.device)
+    extent = [n + 2 * m for n, m in zip(spatial_range, margin.tolist(), strict=True)]
+    own = site_keys(coords + margin, extent)
     order = torch.argsort(own)
-    row, found = _find(own[order], _keys(coords, step, extent))
-    better = found & (order[row] < torch.arange(n, device=coords.device)[:, None])
-    return ~better.any(dim=1)
-
-
-def _keys(coords: Tensor, step: Tensor, extent: list[int]) -> Tensor:
-    """Row-major keys of every row moved by every step, one voxel away from the border."""
-    b, t = coords[:, 0].long()[:, None], coords[:, 4].long()[:, None]
-    x, y, z = (coords[:, 1:4].long()[:, None] + step + 1).unbind(2)
-    return (((b * extent[1] + x) * extent[2] + y) * extent[3] + z) * extent[4] + t
-
-
-def _find(sorted_keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    row = torch.searchsorted(sorted_keys, wanted).clamp_(max=len(sorted_keys) - 1)
-    return row, sorted_keys[row] == wanted
+    around = (coords[:, None] + margin + torch.nn.functional.pad(step, (1, 1))).reshape(-1, 5)
+    row, found = find_keys(own[order], site_keys(around, extent))
+    rank = torch.arange(len(coords), device=coords.device)
+    better = found & (order[row] < rank.repeat_interleave(len(step))) if len(coords) else found
+    return ~better.reshape(len(coords), len(step)).any(dim=1)

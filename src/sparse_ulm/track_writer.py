@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
@@ -21,7 +22,7 @@ from sparse_ulm.classical.run import write_result
 from sparse_ulm.errors import UserError
 from sparse_ulm.io.atomic import whole_folder
 from sparse_ulm.localisations import Localisations
-from sparse_ulm.localise import to_localisations
+from sparse_ulm.localise import N_COLUMNS, to_localisations
 from sparse_ulm.provenance import write_provenance
 
 
@@ -99,8 +100,10 @@ class WriteTracks:
 
     def _own(self, table: Any, item: dict[str, Any]) -> Localisations:
         """Bubbles of the block's own frames; those of its context belong to its neighbours."""
+        # A block without a site is answered without the network, by the empty table of a map.
+        bubbles = table.cpu() if len(table) else torch.zeros(0, N_COLUMNS)
         found = to_localisations(
-            table.cpu(), start=item["start"], threshold=self.threshold, noise_rms=item["noise_rms"], shape=item["shape"]
+            bubbles, start=item["start"], threshold=self.threshold, noise_rms=item["noise_rms"], shape=item["shape"]
         )
         first, last = item["core"]
         own = np.flatnonzero((found.frame >= first) & (found.frame < last))

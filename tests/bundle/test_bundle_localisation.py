@@ -59,3 +59,13 @@ def test_bubbles_tracks_and_maps_are_written(trained, tmp_path, block_frames):
     config = json.loads((folder / "provenance.json").read_text())["config"]
     assert config["method"] == "localisation"
     assert config["linking"]["min_length"] == 2
+
+
+def test_a_silent_recording_has_an_empty_map(trained, tmp_path):
+    save_recording(tmp_path / "in/rec.nii.gz", 0 * blob_frames(), GEOMETRY)
+    with pytest.warns(UserWarning, match="no track among 0 localisations"):
+        run_config(
+            "inference.yaml", dataset_dir=tmp_path / "in", output_dir=tmp_path / "out",
+            weights=trained / "run/model.pt", **SMALL,
+        )  # fmt: skip
+    assert (tmp_path / "out/rec/rec_density.nii.gz").exists()
