@@ -1,5 +1,6 @@
-"""What training LocalisationNet needs beyond MONAI's own: a bound on its gradients, and its metric."""
+"""What training LocalisationNet needs beyond MONAI's own: its learning rate, a bound on its gradients, its metric."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,25 @@ from monai.utils.enums import CommonKeys as Keys
 
 from sparse_ulm.metrics import match_frames
 from sparse_ulm.metrics.localisations import inside
+
+WARM_UP_SHARE = 0.05
+LAST_SHARE = 0.01
+
+
+def warm_up_then_cosine(step: int, *, n_steps: int) -> float:
+    """Give the share of the learning rate at a step: up a straight line first, then down a cosine to 1 %.
+
+    Full steps into an untrained head throw its likelihood far away (`ClipGradients`), so that the first ones are small.
+
+    Args:
+        step: Of the optimiser, from 0.
+        n_steps: Of the whole training.
+    """
+    n_warm_up = max(1.0, WARM_UP_SHARE * n_steps)
+    if step < n_warm_up:
+        return (step + 1) / (n_warm_up + 1)
+    way = min(1.0, (step - n_warm_up) / max(1.0, n_steps - n_warm_up))
+    return LAST_SHARE + (1.0 - LAST_SHARE) * 0.5 * (1.0 + math.cos(math.pi * way))
 
 
 class ClipGradients:

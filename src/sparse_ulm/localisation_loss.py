@@ -59,7 +59,7 @@ class LocalisationLoss(nn.Module):
         amplitude_weight: Of the amplitude.
     """
 
-    def __init__(self, *, offset_weight: float = 0.2, amplitude_weight: float = 0.05) -> None:
+    def __init__(self, *, offset_weight: float = 0.3, amplitude_weight: float = 0.05) -> None:
         """Keep the weights."""
         super().__init__()
         self.offset_weight, self.amplitude_weight = offset_weight, amplitude_weight

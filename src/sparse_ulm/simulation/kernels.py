@@ -79,7 +79,7 @@ def _shifted(envelope: Complex[np.ndarray, "px py pz"], offset: Float[np.ndarray
     return moved / moved[tuple(n // 2 for n in moved.shape)]
 
 
-def _matrix_array(parameters: RecordingParameters) -> Psf:
+def _matrix_array(parameters: RecordingParameters) -> TabulatedPsf:
     """The matrix-array kernel for a bubble in the middle of the field of view, at its place under the probe.
 
     One kernel serves a whole recording: our choice, as fields of view are 1 to 3 mm wide and the kernel's width
@@ -167,7 +167,7 @@ def read_kernel_tables(path: str) -> KernelTables:
     return KernelTables(path)
 
 
-def _tabulated(parameters: RecordingParameters) -> Psf:
+def _tabulated(parameters: RecordingParameters) -> TabulatedPsf:
     """The table that `psf_table` (a number in [0, 1)) points at, mirrored at random along x and y."""
     if parameters.psf_tables is None:
         raise SimulationError("psf_tables is null but psf_table_share is above 0; give a file or a share of 0.")
