@@ -20,22 +20,31 @@ from sparse_ulm.networks.trajectory_map import N_REFINEMENTS, TrajectoryMapNet
 
 
 class TrainingSchedule:
-    """Phases by epoch: the cascade's heads one after the other, and dilated targets first.
+    """Phases by epoch: the cascade's heads one after the other, dilated targets first, no forgiveness last.
 
     Args:
         network: Its `phase` is set; only for TrajectoryMapNet's variant "cascade".
-        loss: Its `dilate` is set.
+        loss: Its `dilate` and `tolerant` are set.
         cascade_epochs: Epochs for the first head alone, then for the first two, then for all three; the whole network
             from then on ([1, 1, 1]: Rauby et al., released code).
         dilate_epochs: Epochs with targets grown by one voxel, counted from the first.
+        exact_epochs: Last epochs whose loss forgives no distance: our choice, because a tolerant loss finds vessels
+            sooner and draws them wider.
     """
 
     def __init__(
-        self, network: torch.nn.Module, loss: MultiScaleDiceLoss, *, cascade_epochs: Sequence[int], dilate_epochs: int
+        self,
+        network: torch.nn.Module,
+        loss: MultiScaleDiceLoss,
+        *,
+        cascade_epochs: Sequence[int],
+        dilate_epochs: int,
+        exact_epochs: int = 0,
     ) -> None:
         """Keep what is scheduled."""
         self.network, self.loss = network, loss
         self.cascade_epochs, self.dilate_epochs = list(cascade_epochs), dilate_epochs
+        self.exact_epochs = exact_epochs
 
     def attach(self, engine: Engine) -> None:
         """Act at the start of every epoch, also of the first one after a resume."""
@@ -45,6 +54,7 @@ class TrainingSchedule:
         """Set phase and targets of this epoch."""
         epoch = engine.state.epoch
         self.loss.dilate = epoch <= self.dilate_epochs
+        self.loss.tolerant = epoch <= int(engine.state.max_epochs or 0) - self.exact_epochs
         if isinstance(self.network, TrajectoryMapNet) and self.network.variant == "cascade":
             ends = torch.tensor(self.cascade_epochs).cumsum(0)
             self.network.set_phase(min(int((epoch > ends).sum()), N_REFINEMENTS))

@@ -29,7 +29,7 @@ class MultiScaleDiceLoss(nn.Module):
             much the next one can drop. The final map always has Dice.
         tolerance_voxels: Distance along x, y and z, in super-resolved voxels, within which the final map's tolerant
             Dice (`tolerant_dice_loss`) counts a voxel as found; the final map's loss is then the mean of both. None
-            leaves the exact one alone, as in the released code.
+            leaves the exact one alone, as in the released code; so does `tolerant` while it is false.
         smooth: Added to both sides of the Dice ratio (1e-3: Rauby et al., released code).
     """
 
@@ -48,6 +48,7 @@ class MultiScaleDiceLoss(nn.Module):
         self.head_miss_weight = head_miss_weight
         self.dilate = dilate
         self.offsets = None if tolerance_voxels is None else offsets_within(tolerance_voxels)
+        self.tolerant = True
         self.smooth = smooth
 
     def forward(self, output: TrajectoryMapOutput, truth: TruthSites) -> Float[Tensor, ""]:
@@ -63,7 +64,7 @@ class MultiScaleDiceLoss(nn.Module):
             if self.dilate:
                 joined = dilate_sites(joined, output.final.spatial_range)
             final = soft_dice_loss(output.final, joined, miss_weight=0.5, smooth=self.smooth)
-            if self.offsets is not None:
+            if self.tolerant and self.offsets is not None:
                 final = 0.5 * (final + tolerant_dice_loss(output.final, joined, self.offsets, smooth=self.smooth))
             losses.append(final)
         return torch.stack(losses).mean()
