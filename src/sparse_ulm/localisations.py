@@ -42,6 +42,9 @@ class Trajectories:
         position_voxel: Voxels of the recording's grid, from the centre of its first voxel.
         velocity_m_s: Velocity along x, y and z of the scanner.
         amplitude: Echo magnitude, in the recording's units.
+        deviation_voxel: Standard deviation of the localisation that the sample comes from, before any smoothing, along
+            x, y and z of the grid, in voxels; NaN where it is not known and where a gap was filled. All NaN if left
+            out.
     """
 
     track_id: Int64[np.ndarray, " n"]
@@ -49,6 +52,12 @@ class Trajectories:
     position_voxel: PositionsVoxel
     velocity_m_s: Float[np.ndarray, "n 3"]
     amplitude: Float[np.ndarray, " n"]
+    deviation_voxel: PositionsVoxel = None  # type: ignore[assignment]  # filled below: never None
+
+    def __post_init__(self) -> None:
+        """Fill in deviations that nobody gave."""
+        if self.deviation_voxel is None:
+            object.__setattr__(self, "deviation_voxel", np.full((len(self.frame), 3), np.nan))
 
     def __len__(self) -> int:
         """Number of samples over all trajectories."""

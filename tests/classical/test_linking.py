@@ -6,6 +6,7 @@ from track_cases import ANISOTROPIC, CUBIC, FRAME_RATE_HZ, flow, links_of, part,
 
 from sparse_ulm.classical.linking import METHODS, Linker, link
 from sparse_ulm.errors import UserError
+from sparse_ulm.localisations import Localisations
 
 SETTINGS = {"max_speed_m_s": 0.03, "max_gap_frames": 0, "min_length": 2, "acceleration_m_s2": 1.0}
 
@@ -135,3 +136,17 @@ def test_frames_out_of_order_are_refused():
 def test_impossible_settings_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         link_with(table([(0, 1, 1, 1)]), **change)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_sample_keeps_the_deviation_of_its_localisation(method):
+    rows = [(t, 2.0 + 0.2 * t, 5.0, 5.0) for t in range(6)] + [(t, 8.0 - 0.2 * t, 9.0, 5.0) for t in range(6)]
+    found = table(rows)
+    deviation = np.random.default_rng(3).uniform(0.01, 0.05, (len(found), 3))
+    deviation[4] = np.nan
+    found = Localisations(found.frame, found.position_voxel, found.amplitude, deviation)
+    tracks = link_with(found, method=method)
+    place = {tuple(p): d for p, d in zip(found.position_voxel.tolist(), deviation, strict=True)}
+    wanted = [place[tuple(p)] for p in tracks.position_voxel.tolist()]
+    np.testing.assert_array_equal(tracks.deviation_voxel, wanted)
+    assert len(tracks) == 12

@@ -1,5 +1,7 @@
 """Smooth tracks: windows shrink at the ends, gaps are filled, velocities are metres per second of the scanner."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from track_cases import ANISOTROPIC, CUBIC, FRAME_RATE_HZ
@@ -120,3 +122,15 @@ def test_nothing_stays_nothing():
 def test_a_span_below_one_is_refused():
     with pytest.raises(UserError, match="span is 0"):
         smooth(tracks_of([[0, 0, 0]]), CUBIC, span=0)
+
+
+def test_deviations_are_those_of_the_localisations_and_unknown_in_gaps():
+    tracks = tracks_of(*random_paths(2, 3), frames=[np.array([0, 3]), np.array([5, 6, 8])])
+    assert np.isnan(tracks.deviation_voxel).all()
+    known = replace(tracks, deviation_voxel=np.arange(15.0).reshape(5, 3) + 1)
+    gap = [np.nan] * 3
+    wanted = [[1, 2, 3], gap, gap, [4, 5, 6], [7, 8, 9], [10, 11, 12], gap, [13, 14, 15]]
+    np.testing.assert_array_equal(fill_gaps(known).deviation_voxel, wanted)
+    np.testing.assert_array_equal(smooth(fill_gaps(known), CUBIC, span=3).deviation_voxel, wanted)
+    smoothed = smooth_by_acceleration(known, np.full((5, 3), 1e-5), CUBIC, acceleration_m_s2=1.0)
+    np.testing.assert_array_equal(smoothed.deviation_voxel, wanted)

@@ -139,10 +139,11 @@ class Linker:
                 ("frame", np.empty(0)),
                 ("position_voxel", np.empty((0, 3))),
                 ("amplitude", np.empty(0)),
+                ("deviation_voxel", np.empty((0, 3))),
             )
         ]
         velocity = np.full((len(rows), 3), np.nan)
-        raw = Trajectories(number.astype(np.int64), columns[0], columns[1], velocity, columns[2])
+        raw = Trajectories(number.astype(np.int64), columns[0], columns[1], velocity, columns[2], columns[3])
         return with_velocity(raw, self.geometry)
 
     def _track_id(self) -> Int[np.ndarray, " n"]:

@@ -1,5 +1,7 @@
 """From raw tracks to smooth ones: gaps filled, positions averaged, velocities by differences."""
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
@@ -30,7 +32,7 @@ def interpolate(trajectories: Trajectories, n_steps: Int[np.ndarray, " n"]) -> T
         n_steps: Steps from each sample to its successor, at least 1; without effect at the end of a track.
 
     Returns:
-        All samples and those between, everything interpolated linearly.
+        All samples and those between, everything interpolated linearly; those between have no deviation.
     """
     is_last = np.r_[~_is_joined(trajectories.track_id), np.ones(min(1, len(trajectories)), dtype=bool)]
     n_samples = np.where(is_last, 1, n_steps)
@@ -50,6 +52,7 @@ def interpolate(trajectories: Trajectories, n_steps: Int[np.ndarray, " n"]) -> T
         between(trajectories.position_voxel),
         between(trajectories.velocity_m_s),
         between(trajectories.amplitude),
+        np.where((fraction > 0)[:, None], np.nan, trajectories.deviation_voxel[row]),
     )
 
 
@@ -76,10 +79,7 @@ def smooth(trajectories: Trajectories, geometry: Geometry, *, span: int) -> Traj
     half = np.minimum(np.minimum(row - first, last - row), (span - 1) // 2)
     total = np.vstack([np.zeros((1, 3)), np.cumsum(trajectories.position_voxel, axis=0)])
     mean = (total[row + half + 1] - total[row - half]) / (2 * half + 1)[:, None]
-    smoothed = Trajectories(
-        trajectories.track_id, trajectories.frame, mean, trajectories.velocity_m_s, trajectories.amplitude
-    )
-    return with_velocity(smoothed, geometry)
+    return with_velocity(replace(trajectories, position_voxel=mean), geometry)
 
 
 def smooth_by_acceleration(
@@ -116,10 +116,7 @@ def smooth_by_acceleration(
         system[2, is_seen] += weight
         target[is_seen] = weight * seen_m[:, axis]
         found_m[:, axis] = solveh_banded(system, target)
-    smoothed = Trajectories(
-        filled.track_id, filled.frame, geometry.to_voxel(found_m), filled.velocity_m_s, filled.amplitude
-    )
-    return with_velocity(smoothed, geometry)
+    return with_velocity(replace(filled, position_voxel=geometry.to_voxel(found_m)), geometry)
 
 
 def _bending(track_id: Int[np.ndarray, " n"]) -> Float[np.ndarray, "3 n"]:
@@ -148,9 +145,7 @@ def with_velocity(trajectories: Trajectories, geometry: Geometry) -> Trajectorie
     position_m = geometry.to_scanner_m(trajectories.position_voxel)
     with np.errstate(invalid="ignore"):  # 0 / 0 where a track is a single sample
         velocity = (position_m[after] - position_m[before]) / interval_s[:, None]
-    return Trajectories(
-        trajectories.track_id, trajectories.frame, trajectories.position_voxel, velocity, trajectories.amplitude
-    )
+    return replace(trajectories, velocity_m_s=velocity)
 
 
 def _frames_to_next(trajectories: Trajectories) -> NDArray[np.int64]:
