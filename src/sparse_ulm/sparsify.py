@@ -79,7 +79,9 @@ def rms_of_faintest(block: IqBlock) -> float:
     return math.sqrt(float(torch.quantile(power, NOISE_QUANTILE)) / -math.log(1.0 - NOISE_QUANTILE))
 
 
-def keep_by_noise(block: IqBlock, *, noise_factor: float, noise_rms: float, floor_db: float) -> KeptMask:
+def keep_by_noise(
+    block: IqBlock, *, noise_factor: float, noise_rms: float, floor_db: float, peak: float | None = None
+) -> KeptMask:
     """Keep voxels whose magnitude exceeds `noise_factor` times the noise, and a floor below the block's maximum.
 
     Args:
@@ -88,9 +90,10 @@ def keep_by_noise(block: IqBlock, *, noise_factor: float, noise_rms: float, floo
         noise_rms: From `measure_noise_rms`.
         floor_db: Also drop voxels this far below the block's maximum, e.g. -30; it only acts on recordings with
             (almost) no noise, whose PSF tails would otherwise all be kept.
+        peak: Magnitude that stands for the block's maximum, such as the recording's; None for the block's own.
     """
     magnitude = block.abs()
-    floor = float(magnitude.max()) * 10.0 ** (floor_db / 20.0)
+    floor = (float(magnitude.max()) if peak is None else peak) * 10.0 ** (floor_db / 20.0)
     return magnitude > max(noise_factor * noise_rms, floor)
 
 
@@ -151,6 +154,7 @@ def select_sites(
     max_sites: int,
     floor_db: float,
     noise_rms: float,
+    peak: float | None = None,
 ) -> KeptMask:
     """Apply one rule by name, then the `max_sites` budget, which keeps the strongest.
 
@@ -161,7 +165,7 @@ def select_sites(
         UserError: If `rule` is unknown.
     """
     if rule == "iq_over_noise":
-        mask = keep_by_noise(iq, noise_factor=noise_factor, noise_rms=noise_rms, floor_db=floor_db)
+        mask = keep_by_noise(iq, noise_factor=noise_factor, noise_rms=noise_rms, floor_db=floor_db, peak=peak)
     elif rule == "correlation_over_noise":
         noise = measure_noise_rms(correlation)
         mask = keep_by_noise(correlation, noise_factor=noise_factor, noise_rms=noise, floor_db=floor_db)

@@ -17,6 +17,7 @@ from sparse_ulm.errors import UserError
 from sparse_ulm.io import open_recording
 from sparse_ulm.mapping.truth_map import trajectory_sites
 from sparse_ulm.networks.candidate import CandidateNet, keep_candidates, load_candidate_net
+from sparse_ulm.recording_levels import RecordingLevels, measure_levels
 from sparse_ulm.sparse import SparseTensor
 from sparse_ulm.sparse.engines import resolve_engine
 from sparse_ulm.sparsify import N_FEATURES, KeptMask, measure_noise_rms, select_sites, site_features, within_budget
@@ -27,8 +28,8 @@ Data = dict[Hashable, Any]
 class LoadIqBlockd(MapTransform):
     """Read a block of frames: path or acquisition -> complex64 tensor (x, y, z, t).
 
-    Adds `geometry`, `recording` (its name), `start`, `shape` and `content` to the item. An item without `start` and
-    `stop` is read whole, so that `{"image": path}` is enough (MONAI Label).
+    Adds `acquisition`, `geometry`, `recording` (its name), `start`, `shape` and `content` to the item. An item without
+    `start` and `stop` is read whole, so that `{"image": path}` is enough (MONAI Label).
     """
 
     def __init__(self, keys: KeysCollection, geometry: dict[str, Any] | None = None, spatial_dims: int = 3) -> None:
@@ -56,9 +57,37 @@ class LoadIqBlockd(MapTransform):
             start, stop = d.get("start", 0), d.get("stop", acquisition.n_frames)
             # One memory order for all formats: sums round differently in another, and maps would not agree to the bit.
             d[key] = torch.from_numpy(np.ascontiguousarray(acquisition.frames(start, stop)))
-            d.update(geometry=acquisition.geometry, recording=acquisition.name, content=acquisition.content)
+            d.update(acquisition=acquisition, geometry=acquisition.geometry, recording=acquisition.name)
+            d.update(content=acquisition.content)
             d.update(start=start, shape=acquisition.shape[:3], path=str(acquisition.path))
             d.pop("stop", None)
+        return d
+
+
+class MeasureRecordingd(MapTransform):
+    """Add `levels`: carrier, noise and peak of the whole recording (`recording_levels.measure_levels`).
+
+    The steps behind it then take those in place of the block's own, and results do not depend on how a recording is
+    cut. It follows `LoadIqBlockd`.
+    """
+
+    def __init__(self, keys: KeysCollection, *, noise_measure: str, n_tissue_components: int) -> None:
+        """Keep how to measure; the last recording's levels are kept for its next block."""
+        super().__init__(keys)
+        self.noise_measure, self.n_tissue_components = noise_measure, n_tissue_components
+        self._known: tuple[Acquisition, RecordingLevels] | None = None
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Measure, or remember."""
+        d = dict(data)
+        for _ in self.key_iterator(d):
+            acquisition = d["acquisition"]
+            if self._known is None or self._known[0] is not acquisition:
+                levels = measure_levels(
+                    acquisition, noise_measure=self.noise_measure, n_tissue_components=self.n_tissue_components
+                )
+                self._known = acquisition, levels
+            d["levels"] = self._known[1]
         return d
 
 
@@ -102,7 +131,9 @@ class CorrelateWithPsfd(MapTransform):
             if d.get("content") == "correlation":
                 d["correlation"] = d[key]
                 continue
-            d[key] = psf_module.demodulate(d[key], psf_module.measure_carrier(d[key]))
+            levels: RecordingLevels | None = d.get("levels")
+            carrier = psf_module.measure_carrier(d[key]) if levels is None else torch.tensor(levels.carrier_rad)
+            d[key] = psf_module.demodulate(d[key], carrier)
             d["correlation"] = psf_module.correlate(d[key], self._kernel(d[key], d))
         return d
 
@@ -187,8 +218,10 @@ class ToSparseTensord(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             iq, correlation = d[key], d.pop("correlation")
-            noise_rms = d["noise_rms"] = measure_noise_rms(iq, noise_measure=self.noise_measure)
-            kept = self._keep(iq, correlation, noise_rms)
+            levels: RecordingLevels | None = d.get("levels")
+            noise_rms = levels.noise_rms if levels else measure_noise_rms(iq, noise_measure=self.noise_measure)
+            d["noise_rms"] = noise_rms
+            kept = self._keep(iq, correlation, noise_rms, levels.peak if levels else None)
             coords = torch.nonzero(kept).int().contiguous()
             feats = site_features(iq, correlation, coords, noise_rms=noise_rms, features=self.features)
             spatial_range = (
@@ -199,9 +232,9 @@ class ToSparseTensord(MapTransform):
             d[key] = self._make(SparseTensor(batched, feats, spatial_range=spatial_range, engine=self.engine))
         return d
 
-    def _keep(self, iq: torch.Tensor, correlation: torch.Tensor, noise_rms: float) -> KeptMask:
+    def _keep(self, iq: torch.Tensor, correlation: torch.Tensor, noise_rms: float, peak: float | None) -> KeptMask:
         if self.selection["rule"] != "learned":
-            return select_sites(iq, correlation, **self.selection, noise_rms=noise_rms)
+            return select_sites(iq, correlation, **self.selection, noise_rms=noise_rms, peak=peak)
         if self._candidate_net is None:
             spatial_dims = 2 if iq.shape[1] == 1 else 3
             self._candidate_net = load_candidate_net(self.candidate_weights or "", spatial_dims=spatial_dims)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from bundle_runs import GEOMETRY, ROOT, blob_frames, run_config
@@ -10,6 +11,7 @@ from sparse_ulm.checkpoint import find_method
 from sparse_ulm.errors import UserError
 from sparse_ulm.io import open_recording, save_recording
 from sparse_ulm.io.tables import read_localisations, read_tracks
+from sparse_ulm.networks.localisation import LOGIT, LocalisationNet
 
 SMALL = {"localisation_widths": [4, 5, 6], "n_threads": 1}
 
@@ -59,6 +61,37 @@ def test_bubbles_tracks_and_maps_are_written(trained, tmp_path, block_frames):
     config = json.loads((folder / "provenance.json").read_text())["config"]
     assert config["method"] == "localisation"
     assert config["linking"]["min_length"] == 2
+
+
+def save_talkative(path):
+    """Save the weights of an untrained network whose probabilities lie around a half: bubbles everywhere."""
+    torch.manual_seed(6)
+    network = LocalisationNet(widths=SMALL["localisation_widths"])
+    with torch.no_grad():
+        network.head.kernel[..., LOGIT] *= 30.0
+        network.head.bias[LOGIT] = 0.0
+    torch.save({"model": network.state_dict()}, path)
+    return path
+
+
+def test_results_do_not_depend_on_how_a_recording_is_cut(tmp_path):
+    weights = save_talkative(tmp_path / "talkative.pt")
+    save_recording(tmp_path / "in/rec.nii.gz", blob_frames(), GEOMETRY)
+    tables = []
+    for n_blocks, block_frames in ((1, 40), (2, 20), (3, 14), (7, 6)):
+        out = tmp_path / f"cut_{n_blocks}"
+        run_config(
+            "inference.yaml", dataset_dir=tmp_path / "in", output_dir=out, weights=weights, block_frames=block_frames,
+            context_frames=14, bubble_threshold=0.3, linking={"min_length": 3}, noise_factor=1.0, **SMALL,
+        )  # fmt: skip
+        names = ("localisations", "tracks")
+        tables.append([np.loadtxt(out / f"rec/rec_{n}.csv", delimiter=",", skiprows=1, ndmin=2) for n in names])
+    whole = tables[0]
+    assert len(whole[0]) > 20
+    assert len(np.unique(whole[1][:, 0])) >= 2
+    for cut in tables[1:]:
+        for found, wanted in zip(cut, whole, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_a_silent_recording_has_an_empty_map(trained, tmp_path):

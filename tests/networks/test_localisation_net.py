@@ -49,6 +49,16 @@ def test_a_shift_by_the_stride_and_by_a_frame_shifts_the_answer() -> None:
     torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("taps", [(3, 5), (5, 1)])
+def test_an_answer_depends_on_no_frame_beyond_its_reach(taps: tuple[int, int]) -> None:
+    net, x = network(temporal_taps=taps), block(5, (1, 4, 4, 4, 40), share=0.9)
+    changed = x.feats.clone()
+    changed[x.coords[:, 4] == 3] += 3.0
+    moved = (net(x).sites.feats - net(x.with_feats(changed)).sites.feats).abs().amax(dim=1)
+    last = int(x.coords[moved > 0, 4].max())
+    assert last == 3 + net.temporal_reach
+
+
 def test_a_bubble_is_told_from_its_past() -> None:
     net, x = network(), block(4, (1, 8, 8, 8, 6), share=0.2)
     changed = x.feats.clone()

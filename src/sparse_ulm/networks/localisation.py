@@ -83,7 +83,7 @@ class LocalisationNet(nn.Module):
         double = (2, 2 if spatial_dims == 3 else 1, 2, 1)
         self.pooling = double
         w0, w1, w2 = widths
-        near, far = temporal_taps
+        self.temporal_taps = near, far = tuple(temporal_taps)
 
         def residual(channels: int, n_convs: int, taps: int) -> ResidualBlock:
             return ResidualBlock(
@@ -115,6 +115,12 @@ class LocalisationNet(nn.Module):
         """What the spatial range (x, y, z, t) of an input must be a multiple of."""
         x, y, z, _ = (factor * factor for factor in self.pooling)
         return x, y, z, 1
+
+    @property
+    def temporal_reach(self) -> int:
+        """Frames before and behind that an answer depends on; a block with as much context cannot differ by its cut."""
+        near, far = self.temporal_taps
+        return 4 * (near // 2) + 5 * (far // 2)
 
     def forward(self, x: SparseTensor) -> LocalisationOutput:
         """Answer for a sparse batch whose range is a multiple of `site_multiple`."""

@@ -1,0 +1,75 @@
+"""Carrier, noise and brightest echo of a whole recording, so that its blocks are all seen on the same scale.
+
+Measured block by block they would differ from cut to cut, and the same bubble would be found or not by where a block
+happens to begin.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sparse_ulm.acquisition import Acquisition
+from sparse_ulm.clutter import remove_tissue
+from sparse_ulm.psf import measure_carrier
+from sparse_ulm.sparsify import measure_noise_rms
+
+N_RUNS, RUN_FRAMES = 8, 16
+"""Runs of frames that are looked at, spread evenly, and their length: as many frames as one block has."""
+
+
+@dataclass(frozen=True)
+class RecordingLevels:
+    """What one recording's blocks have in common.
+
+    Attributes:
+        carrier_rad: Phase step between neighbouring voxels along x, y and z (`psf.measure_carrier`).
+        noise_rms: RMS of the complex noise, in the recording's units.
+        peak: Largest magnitude in the frames that were looked at.
+    """
+
+    carrier_rad: tuple[float, float, float]
+    noise_rms: float
+    peak: float
+
+
+def measure_levels(acquisition: Acquisition, *, noise_measure: str, n_tissue_components: int) -> RecordingLevels:
+    """Measure carrier, noise and peak from runs of frames spread over a recording.
+
+    Args:
+        acquisition: The recording; only the runs are read.
+        noise_measure: "faintest" or "differences" (`sparsify.measure_noise_rms`).
+        n_tissue_components: Removed from the frames first, as from the blocks (`clutter.remove_tissue`).
+
+    Returns:
+        Mean carrier over the runs (as phasors), median noise, largest magnitude.
+
+    Raises:
+        RecordingError: If a frame cannot be read.
+        UserError: If `noise_measure` is unknown.
+    """
+    carriers, noises, peaks = [], [], []
+    runs = _runs(acquisition.n_frames)
+    whole = torch.from_numpy(np.concatenate([acquisition.frames(*run) for run in runs], axis=3))
+    if acquisition.content != "correlation":
+        whole = remove_tissue(whole, n_components=n_tissue_components)
+    for run in torch.split(whole, [stop - start for start, stop in runs], dim=3):
+        carriers.append(np.exp(1j * measure_carrier(run).numpy()))
+        noises.append(measure_noise_rms(run, noise_measure=noise_measure))
+        peaks.append(float(run.abs().max()))
+    x, y, z = np.angle(np.sum(carriers, axis=0))
+    return RecordingLevels((float(x), float(y), float(z)), float(np.median(noises)), max(peaks))
+
+
+def _runs(n_frames: int) -> list[tuple[int, int]]:
+    """First and last frames (exclusive) of the runs; the whole recording where it is no longer than they are.
+
+    >>> _runs(100)
+    [(0, 100)]
+    >>> _runs(1000)[:2], _runs(1000)[-1]
+    ([(0, 16), (140, 156)], (984, 1000))
+    """
+    if n_frames <= N_RUNS * RUN_FRAMES:
+        return [(0, n_frames)]
+    starts = np.linspace(0, n_frames - RUN_FRAMES, N_RUNS).astype(int).tolist()
+    return [(start, start + RUN_FRAMES) for start in starts]
