@@ -42,7 +42,7 @@ check: $(VENV)/.installed
 	$(BIN)/python bundle/verify.py
 	$(BIN)/python -m pytest -q -m "not slow"
 
-# The training of the shipped weights, whole: kernels, recordings, two trainings. About two hours on 2 cores.
+# The training of the shipped weights, whole: kernels, recordings, three trainings. About three hours on 2 cores.
 VESSELS ?= ../shared/data/vessels
 DATA ?= data/simulated
 TRAIN_VESSELS := "['$(VESSELS)/seg1.swc','$(VESSELS)/seg2.swc','$(VESSELS)/seg3.swc']"
@@ -61,12 +61,13 @@ weights: $(VENV)/.pymust
 	$(RUN) --config_file configs/simulate.yaml --output_dir $(DATA)/3d/validation --seed 2101 --n_recordings 24 \
 		--vessels $(VESSELS)/seg4.swc --grid_size "[16,16,16]" $(subst side_lobe_share 0.3,side_lobe_share 0.2,$(LEFT_OUT_PSF) $(VARIED))
 	$(RUN) --config_file configs/train.yaml --dataset_dir $(DATA)/3d --output_dir runs/map
-	$(RUN) --config_file configs/train.yaml --dataset_dir $(DATA)/3d --output_dir runs/map --n_epochs 22 --tolerance_voxels None
+	$(RUN) --config_file configs/train_localisation.yaml --dataset_dir $(DATA)/3d --output_dir runs/localisation
 	$(RUN) --config_file configs/simulate.yaml --output_dir $(DATA)/2d/train --seed 5101 --n_recordings 200 \
 		--vessels $(TRAIN_VESSELS) --grid_size "[64,1,64]" $(TRAIN_PSF) $(VARIED)
 	$(RUN) --config_file configs/simulate.yaml --output_dir $(DATA)/2d/validation --seed 6101 --n_recordings 12 \
 		--vessels $(VESSELS)/seg4.swc --grid_size "[64,1,64]" $(LEFT_OUT_PSF) $(VARIED)
-	$(RUN) --config_file configs/train.yaml --spatial_dims 2 --dataset_dir $(DATA)/2d --output_dir runs/map_2d --n_epochs 12
+	$(RUN) --config_file configs/train.yaml --spatial_dims 2 --dataset_dir $(DATA)/2d --output_dir runs/map_2d \
+		--n_epochs 16 --exact_epochs 5
 
 # The tables and figures of docs/benchmarks.md. What is finished stays in WORK, and a second call goes on from there; WORK
 # is named by the commit, since results follow from the code. Two development packages make the physics sets (PyMUST,
@@ -115,14 +116,16 @@ benchmark-scores: $(VENV)/.physics $(WORK)/kernels_train.npz $(WORK)/kernels_lef
 	$(PY) benchmarks/ablation.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(VESSELS)/seg4.swc --jobs 2 \
 		--workers 2 --json $(RESULTS)/ablation_2d.json
 
-# Tables that are not filled in by themselves: their text in docs/benchmarks.md says what to read from these files.
+# Time and memory: on a machine that does nothing else. Each line takes minutes and can be repeated alone; of sparsification,
+# trainings and recordings are kept in WORK.
 benchmark-costs: $(VENV)/.installed
-	$(BIN)/python benchmarks/sparsification.py --recordings 6 --vessels $(GRAPHS) --json $(RESULTS)/sparsification.json
-	$(BIN)/python benchmarks/training_memory.py --json $(RESULTS)/training_memory.json
-	$(BIN)/python benchmarks/dense_memory.py --inference --json $(RESULTS)/dense_memory.json
 	$(BIN)/python benchmarks/inference_block.py --threads 1 --json $(RESULTS)/inference_block.json
+	$(BIN)/python benchmarks/training_step.py --json $(RESULTS)/training_step.json
 	$(BIN)/python benchmarks/threads.py --json $(RESULTS)/threads.json
+	$(BIN)/python benchmarks/training_memory.py --json $(RESULTS)/training_memory.json
 	$(BIN)/python benchmarks/engines.py --quick --json $(RESULTS)/engines.json
+	$(BIN)/python benchmarks/dense_memory.py --inference --json $(RESULTS)/dense_memory.json
+	$(PY) benchmarks/sparsification.py --recordings 6 --vessels $(GRAPHS) --dice $(WORK) --json $(RESULTS)/sparsification.json
 
 clean:
 	rm -rf $(VENV) demo_output build dist

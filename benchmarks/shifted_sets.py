@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from referee import config_values, fingerprint, make_recordings
 
 from sparse_ulm.io.registry import save_recording
@@ -16,7 +15,6 @@ from sparse_ulm.io.truth import write_truth
 from sparse_ulm.simulation import RecordingParameters, draw_parameters, draw_synthetic_tree, parameter_ranges
 from sparse_ulm.simulation import simulate_recording as simulate
 from sparse_ulm.simulation.generate import load_trees
-from sparse_ulm.simulation.imaging import GaussianPsf, Psf
 
 IN_DISTRIBUTION = "in distribution"
 LEFT_OUT = "kernels left out"
@@ -62,15 +60,15 @@ def make_aberrated(work: Path, *, vessels: Sequence[str], seed: int, n_recording
     """Simulate recordings whose phase screen has `ABERRATION_RAD` rms, which simulate.yaml has no range for.
 
     Everything else is drawn as by simulate.yaml with the same options, whose values hold where none is given. Such a
-    screen moves the whole image by up to 0.8 wavelengths, which no method can know: the truth is moved along, so that
-    the scores tell what the changed shape does.
+    screen moves the whole image by up to 0.8 wavelengths, which no method can know; the simulation puts the summit of
+    every kernel at the bubble, so that the scores tell what the changed shape does.
     """
     options.pop("n_workers", None)
     defaults = config_values("simulate.yaml")
     drawn = {f.name: defaults[f.name] for f in dataclasses.fields(parameter_ranges()) if f.name in defaults}
     drawn |= {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
     sources = [v if v == "synthetic" else Path(v) for v in vessels]
-    name = fingerprint([ABERRATED, ABERRATION_RAD, "truth moved", seed, n_recordings, sources, drawn])
+    name = fingerprint([ABERRATED, ABERRATION_RAD, seed, n_recordings, sources, drawn])
     folder = work / "recordings" / name
     if folder.is_dir():
         return folder
@@ -84,10 +82,7 @@ def make_aberrated(work: Path, *, vessels: Sequence[str], seed: int, n_recording
             parameters = aberrate(draw_parameters(rng, ranges), ABERRATION_RAD)
             tree = trees[int(rng.integers(len(trees)))].tree
             recording = simulate(parameters, tree if tree is not None else draw_synthetic_tree(rng), rng)
-            tracks = dataclasses.replace(
-                recording.tracks, position_m=recording.tracks.position_m + image_shift_m(recording.psf)
-            )
-            write_truth(partial / f"simulated_{index:04d}_truth.csv", tracks, recording.geometry)
+            write_truth(partial / f"simulated_{index:04d}_truth.csv", recording.tracks, recording.geometry)
             save_recording(partial / f"simulated_{index:04d}.nii", recording.frames, recording.geometry)
         os.replace(partial, folder)
     return folder
@@ -98,16 +93,6 @@ def aberrate(parameters: RecordingParameters, rms_rad: float) -> RecordingParame
     weights = np.asarray(parameters.aberration_rad)
     rms = float(np.sqrt(MEAN_SQUARE_OF_MODE * (weights**2).sum()))
     return dataclasses.replace(parameters, aberration_rad=tuple(float(w) for w in weights * (rms_rad / rms)))
-
-
-def image_shift_m(psf: Psf) -> NDArray[np.float64]:
-    """Measure where a bubble's image lies from the bubble: the centroid of the main lobe's top (above 0.7)."""
-    if isinstance(psf, GaussianPsf):
-        return np.zeros(3)
-    magnitude = np.abs(psf.envelope)
-    weight = np.where(magnitude > 0.7 * magnitude.max(), magnitude, 0.0)
-    index = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in weight.shape), indexing="ij"), axis=-1)
-    return (weight[..., None] * index).sum(axis=(0, 1, 2)) / weight.sum() * np.asarray(psf.step_m)
 
 
 def extra_sets(texts: Sequence[str]) -> dict[str, dict[float | None, list[Path]]]:
