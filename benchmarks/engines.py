@@ -23,7 +23,8 @@ the fastest, and more than 3 s, runs in one round only. Of calls shorter than 0.
   of a large copy; both rates are taken in every round of the same process.
 - dense: torch Conv3d 3x3x3 alone, no temporal layer, on 2^18 cells' worth of frames, time and memory scaled to all.
 
-Below the table stand the targets; each line needs the measurements it compares.
+Below the table stand the targets; each line needs the measurements it compares. The tables in the file of `--json`
+leave out of kind, sites, channels and threads what is the same in all rows.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import itertools
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ KEYS = ("engine", "kind", "sites", "channels", "threads", "map_ms", "forward_ms"
         "floor_ms")  # fmt: skip
 HEADER = ("engine", "kind", "sites", "channels", "threads", "map ms", "forward ms", "fwd+bwd ms", "peak MB",
           "floor ms", "floor / forward")  # fmt: skip
+TARGET_HEADER = ("target", "case", "measured", "limit", "")
 NO_QUICK_PEAK = ("torchsparse",)  # a sixth of the whole time for one number
 QUICK: dict[str, Any] = {"sites": [SITES], "channels": [16, 32], "threads": [1], "kinds": ["factorised"], "rounds": 3}
 
@@ -120,24 +123,47 @@ def tell(found: dict[str, Any], n_sites: int, n_threads: int, *, known: dict[str
     return "\n".join(lines)
 
 
-def table(rows: list[Row]) -> str:
-    """Write the rows."""
+def lines_of(rows: list[Row]) -> list[tuple[str, ...]]:
+    """Write the cells of the rows, below `HEADER`."""
     lines = []
     for row in rows:
         share = f"{row['floor_ms'] / row['forward_ms']:.0%}"
         numbers = ("—" if row[key] is None else f"{row[key]:.{0 if row[key] >= 100 else 1}f}" for key in KEYS[5:])
-        lines.append((*(row[key] for key in KEYS[:5]), *numbers, share))
-    return markdown_table(HEADER, lines)
+        lines.append((*(str(row[key]) for key in KEYS[:5]), *numbers, share))
+    return lines
 
 
-def targets(rows: list[Row]) -> str:
-    """Write what was asked and what was reached."""
-    lines = [
+def table(rows: list[Row]) -> str:
+    """Write the rows."""
+    return markdown_table(HEADER, lines_of(rows))
+
+
+def target_lines(rows: list[Row]) -> list[tuple[str, ...]]:
+    """Write the cells of what was asked and what was reached, below `TARGET_HEADER`."""
+    return [
         (check.target, check.case, f"{check.measured:.2f}", f"{'≥' if check.at_least else '≤'} {check.limit}",
          "reached" if check.reached else "MISSED")
         for check in check_targets(rows)
     ]  # fmt: skip
-    return markdown_table(("target", "case", "measured", "limit", ""), lines) if lines else "No target to check."
+
+
+def targets(rows: list[Row]) -> str:
+    """Write what was asked and what was reached."""
+    lines = target_lines(rows)
+    return markdown_table(TARGET_HEADER, lines) if lines else "No target to check."
+
+
+def kept_tables(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """Give the tables of docs/benchmarks.md; what all rows share is left out of the first."""
+    from pooling import table as keep  # not above: it brings MONAI, and the timed children need none of it
+
+    same = {HEADER[i] for i, key in enumerate(KEYS[:5]) if i and len({row[key] for row in rows}) == 1}
+    columns = [i for i, name in enumerate(HEADER) if name not in same]
+    lines = ([line[i] for i in columns] for line in lines_of(rows))
+    return {
+        "engines": keep([HEADER[i] for i in columns], lines),
+        "engine_targets": keep(TARGET_HEADER, target_lines(rows)),
+    }
 
 
 def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -165,11 +191,12 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     if args.job:
         engine_runs.main(args.job)
         return []
-    record = describe_machine()
+    from pooling import settings_of  # see `kept_tables`
+
+    started, record = time.monotonic(), describe_machine()
     print(machine_line(record))
     rows: list[Row] = []
     rates, missing = [], {}
-    options = {key: value for key, value in vars(args).items() if key != "job"}
     with tempfile.TemporaryDirectory() as folder:
         for n_sites, n_threads in itertools.product(args.sites, args.threads):
             found, more = measure(n_sites, n_threads, args, folder)
@@ -177,7 +204,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             rows += more
             missing |= found["missing"]
             rates.append({"sites": n_sites, "threads": n_threads} | {key: found[key] for key in RATES})
-            write_json(args.json, record, options=options, rates=rates, missing=missing, rows=rows)
+            minutes, settings = (time.monotonic() - started) / 60, settings_of(args, without=("job",))
+            numbers = {"rates": rates, "missing": missing, "rows": rows, "tables": kept_tables(rows)}
+            write_json(args.json, record, minutes=minutes, settings=settings, **numbers)
     print(f"\n{table(rows)}\n\n{targets(rows)}")
     return rows
 

@@ -13,11 +13,13 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from machine import ROOT, Run, describe_machine, machine_line, markdown_table, run_measured, write_json
+from machine import ROOT, Run, describe_machine, machine_line, run_measured, write_json
 from monai.bundle import ConfigParser
+from pooling import Table, markdown, settings_of, table
 
 from sparse_ulm.simulation import parameter_ranges, write_recordings
 
@@ -83,8 +85,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def report(result: dict[str, Any], *, with_targets: bool) -> str:
-    """Write the table."""
+def cost_table(result: dict[str, Any], *, with_targets: bool) -> Table:
+    """Lay the numbers out."""
     sites = result["sites_per_block"]
 
     def verdict(value: float, target: float, text: str) -> str:
@@ -100,7 +102,7 @@ def report(result: dict[str, Any], *, with_targets: bool) -> str:
         ("kept sites per block, mean", f"{sum(sites) / len(sites):.0f}", ""),
         ("kept sites per block, most", max(sites), ""),
     ]
-    return markdown_table(("", "measured", "target"), rows)
+    return table(("", "measured", "target"), rows)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -117,14 +119,15 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     args.grid, args.frames = QUICK if args.quick else FULL
     if not args.weights.is_file():
         parser.error(f"{args.weights} does not exist; train with configs/train.yaml or pass --weights")
-    record = describe_machine()
+    started, record = time.monotonic(), describe_machine()
     print(machine_line(record))
     result = measure(args)
     size = f"{args.grid}x{args.grid}x{args.grid}x{args.frames}"
     print(f"{size}, {args.bubbles} bubbles, {args.snr_db:g} dB, seed {args.seed}\n")
-    print(report(result, with_targets=not args.quick))
-    options = {key: value for key, value in vars(args).items() if key != "weights"}
-    write_json(args.json, record, options=options, result=result)
+    tables = {"inference_block": cost_table(result, with_targets=not args.quick)}
+    print(markdown(tables["inference_block"]))
+    minutes = (time.monotonic() - started) / 60
+    write_json(args.json, record, minutes=minutes, settings=settings_of(args), result=result, tables=tables)
     return result
 
 

@@ -6,7 +6,7 @@ Prints the machine; one table a concentration (bubbles per -6 dB volume of the p
 the share of voxels kept, kept sites per true bubble, the share of true bubbles whose own voxel is not kept, and of
 those with nothing kept in the 3x3x3 voxels around it; and a table of how well the noise was measured, by the package
 and by another way. A true bubble is one row of the truth: one bubble in one frame, its centre inside the grid. Counts
-are summed over the recordings.
+are summed over the recordings. The file of `--json` holds one table for all concentrations in their place.
 
 The recordings are drawn as by configs/simulate.yaml (its default ranges); the same seed gives the same point-spread
 functions and signal-to-noise ratios at every concentration. Carrier, correlation, noise and rules are the package's
@@ -19,6 +19,7 @@ found.
 """
 
 import argparse
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from machine import ROOT, describe_machine, machine_line, markdown_table, write_json
-from sparsification_dice import dice_of_rules, report_dice
+from machine import ROOT, describe_machine, machine_line, write_json
+from pooling import settings_of
+from sparsification_dice import dice_of_rules, dice_table, report_dice
+from sparsification_tables import by_concentration, report
 
 from sparse_ulm.conventions import IqBlock, refined_index
 from sparse_ulm.networks.candidate import CandidateNet, keep_candidates, load_candidate_net
@@ -170,34 +173,6 @@ def candidate_weights(args: argparse.Namespace) -> Path | None:
     return args.candidate_weights or (shipped if shipped.is_file() else None)
 
 
-def report(results: list[dict[str, Any]]) -> str:
-    """Write the tables."""
-    parts = []
-    for result in results:
-        rows = [
-            (name, f"{s['kept_share']:.2%}", f"{s['sites_per_bubble']:.3g}", f"{s['lost_own_voxel']:.1%}",
-             f"{s['lost_3x3x3']:.1%}")
-            for name, s in result["rules"].items()
-        ]  # fmt: skip
-        title = f"{result['bubbles_per_psf_volume']} bubbles per PSF volume ({result['true_bubbles']} true bubbles)"
-        header = ("rule", "voxels kept", "sites per bubble", "lost: own voxel", "lost: 3x3x3")
-        parts.append(f"### {title}\n\n{markdown_table(header, rows)}")
-    rows = [
-        (
-            result["bubbles_per_psf_volume"],
-            *(_span(result[f"{way}_over_true_noise"]) for way in ("faintest", "differences")),
-        )
-        for result in results
-    ]
-    header = ("bubbles per PSF volume", "faintest voxels", "differences over frames")
-    parts.append(f"### Noise rms, measured over true: least to most\n\n{markdown_table(header, rows)}")
-    return "\n\n".join(parts)
-
-
-def _span(values: list[float]) -> str:
-    return f"{min(values):.2f} to {max(values):.2f}"
-
-
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Run the benchmark; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,7 +189,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--json", help="also write machine and numbers there")
     args = parser.parse_args(arguments)
     settings = yaml.safe_load((ROOT / "configs" / "inference.yaml").read_text())
-    record = describe_machine()
+    started, record = time.monotonic(), describe_machine()
     print(machine_line(record))
     size = "x".join(map(str, (*args.grid_size, args.frames)))
     print(f"{args.recordings} recordings of {size} per concentration, seed {args.seed}, vessels: {len(args.vessels)}\n")
@@ -222,14 +197,16 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     network = None if weights is None else load_candidate_net(weights, spatial_dims=2 if args.grid_size[1] == 1 else 3)
     results = [measure(concentration, args, settings, network) for concentration in args.concentrations]
     print(report(results))
-    dice = None
+    tables, dice = {"sparsification": by_concentration(results)}, None
     if args.dice is not None:
         shipped = ROOT / "models" / "candidate_2d.pt"
         learned = args.dice_candidate_weights or (shipped if shipped.is_file() else None)
         dice = dice_of_rules(args.dice, vessels=args.vessels, n_epochs=args.dice_epochs, candidate_weights=learned)
         print("\n" + report_dice(dice))
-    options = {key: value for key, value in vars(args).items() if not isinstance(value, Path)}
-    write_json(args.json, record, options=options | {"vessels": len(args.vessels)}, results=results, dice=dice)
+        tables["sparsification_dice"] = dice_table(dice)
+    minutes = (time.monotonic() - started) / 60
+    settings = settings_of(args, without=("dice",))
+    write_json(args.json, record, minutes=minutes, settings=settings, results=results, dice=dice, tables=tables)
     return results
 
 

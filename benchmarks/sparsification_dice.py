@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from machine import markdown_table
+from pooling import Table, markdown, table
 from referee import config_values, make_recordings
 from trainings import Training, data_folder, evaluate, train
 
@@ -87,12 +87,17 @@ def trainings_of_rules(work: Path, n_epochs: int, candidate_weights: Path | None
     return trainings
 
 
-def report_dice(rows: list[dict[str, Any]]) -> str:
-    """Write the table."""
+def dice_table(rows: list[dict[str, Any]]) -> Table:
+    """Lay the rules out."""
     concentrations = list(rows[0]["dice_lambda_10"])
     header = ("rule", *(f"Dice λ/10 at {c}" for c in concentrations), "CPU minutes to train")
     lines = [
         (row["rule"], *(f"{row['dice_lambda_10'][c]:.3f}" for c in concentrations), f"{row['cpu_minutes']:.1f}")
         for row in rows
     ]
-    return f"### Dice of a short 2D training per rule\n\n{markdown_table(header, lines)}"
+    return table(header, lines)
+
+
+def report_dice(rows: list[dict[str, Any]]) -> str:
+    """Write the table under its title."""
+    return f"### Dice of a short 2D training per rule\n\n{markdown(dice_table(rows))}"

@@ -21,9 +21,11 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from machine import ROOT, describe_machine, machine_line, markdown_table, write_json
+from machine import ROOT, describe_machine, machine_line, write_json
+from pooling import Table, markdown, settings_of, table
 from training_memory import prepare_block, read_train_config
 from workload import moving_blobs
 
@@ -111,7 +113,19 @@ def time_in_turns(work: dict[str, Work], threads: list[int], n_rounds: int) -> d
     return {name: {n: statistics.median(values) for n, values in row.items()} for name, row in times.items()}
 
 
-def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
+def time_table(results: list[dict[str, Any]], threads: list[int]) -> Table:
+    """Lay the medians out, and the first number of threads over the others."""
+    first, *others = threads
+    header = ("work", "busy processes", *(f"{n} threads, ms" for n in threads), *(f"{first} over {n}" for n in others))
+    rows = (
+        (r["work"], r["busy"], *(f"{r['ms'][n]:.0f}" for n in threads),
+         *(f"{r['ms'][first] / r['ms'][n]:.2f}" for n in others))
+        for r in results
+    )  # fmt: skip
+    return table(header, rows)
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Run the benchmark; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -122,26 +136,20 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
     parser.add_argument("--frames", type=int, default=128, help="of the block")
     parser.add_argument("--json", help="also write machine and numbers there")
     args = parser.parse_args(arguments)
-    record = describe_machine()
+    started, record = time.monotonic(), describe_machine()
     keep_freed_memory()
     step, infer = network_work(args.grid, args.frames)
     work = {"layer": layer_work(args.sites, 16), "step": step, "map": infer}
-    results: list[dict[str, object]] = []
+    results: list[dict[str, Any]] = []
     for n_busy in args.busy:
         with busy_processes(n_busy):
             times = time_in_turns(work, args.threads, args.rounds)
         results += [{"busy": n_busy, "work": name, "ms": row} for name, row in times.items()]
     print(machine_line(record))
-    first = args.threads[0]
-    header = ("work", "busy processes", *(f"{n} threads, ms" for n in args.threads),
-              *(f"{first} over {n}" for n in args.threads[1:]))  # fmt: skip
-    rows = [
-        (r["work"], r["busy"], *(f"{ms:.0f}" for ms in r["ms"].values()),  # type: ignore[attr-defined]
-         *(f"{r['ms'][first] / r['ms'][n]:.2f}" for n in args.threads[1:]))  # type: ignore[index]
-        for r in results
-    ]  # fmt: skip
-    print(markdown_table(header, rows))
-    write_json(args.json, record, results=results)
+    tables = {"threads": time_table(results, args.threads)}
+    print(markdown(tables["threads"]))
+    minutes, settings = (time.monotonic() - started) / 60, settings_of(args)
+    write_json(args.json, record, minutes=minutes, settings=settings, results=results, tables=tables)
     return results
 
 

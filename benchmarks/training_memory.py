@@ -22,14 +22,16 @@ import json
 import math
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from dense_counterpart import SavedBytes, count_dense
-from machine import GIB, MIB, ROOT, describe_machine, machine_line, markdown_table, run_measured, write_json
+from machine import GIB, MIB, ROOT, describe_machine, machine_line, run_measured, write_json
 from monai.bundle import ConfigParser
+from pooling import Table, markdown, settings_of, table
 
 from sparse_ulm.blocks import RecordingBlocks
 from sparse_ulm.checkpoint import load_weights
@@ -148,8 +150,8 @@ def measure(n_frames: int, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def report(results: list[dict[str, Any]], grid: list[int]) -> str:
-    """Write the table."""
+def memory_table(results: list[dict[str, Any]], grid: list[int]) -> Table:
+    """Lay the blocks out."""
     rows = []
     for result in results:
         sparse, dense, block = result["sparse"], result["dense_saved_bytes"], result["block"]
@@ -162,7 +164,7 @@ def report(results: list[dict[str, Any]], grid: list[int]) -> str:
         )  # fmt: skip
     header = ("block", "sites, of those above the rule", "sparse, peak", "sparse, saved", "dense, saved",
               "dense saved / sparse peak", "saved / saved", "target ≥ 100 on the peak")  # fmt: skip
-    return markdown_table(header, rows)
+    return table(header, rows)
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
@@ -185,14 +187,15 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     if args.block:
         print(json.dumps(measure_step(args.block, args.weights, args.stored_activations)))
         return []
-    record = describe_machine()
+    started, record = time.monotonic(), describe_machine()
     print(machine_line(record))
     print(f"{args.bubbles} bubbles, {args.snr_db:g} dB, seed {args.seed}; "
           f"weights: {args.weights.name if args.weights else 'none, untrained network'}\n")  # fmt: skip
     results = [measure(n_frames, args) for n_frames in args.frames]
-    print(report(results, grid_size(args)))
-    options = {key: value for key, value in vars(args).items() if key not in ("weights", "block")}
-    write_json(args.json, record, options=options, trained=args.weights is not None, results=results)
+    tables = {"training_memory": memory_table(results, grid_size(args))}
+    print(markdown(tables["training_memory"]))
+    minutes, settings = (time.monotonic() - started) / 60, settings_of(args, without=("block",))
+    write_json(args.json, record, minutes=minutes, settings=settings, results=results, tables=tables)
     return results
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import ROOT, describe_machine, machine_line, markdown_table, write_json
+from machine import ROOT, describe_machine, machine_line, write_json
+from pooling import Table, markdown, settings_of, table
 from training_memory import prepare_block, read_train_config
 
 from sparse_ulm import workflow
@@ -73,8 +74,8 @@ def run_child(checkout: Path, path: Path, args: argparse.Namespace) -> dict[str,
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report(results: dict[str, list[dict[str, float]]]) -> str:
-    """Write the table: one column a checkout, and the ratio of the second to the first."""
+def step_table(results: dict[str, list[dict[str, float]]]) -> Table:
+    """Lay the parts out: one column a checkout, and the ratio of the second to the first."""
     medians = {
         name: {part: statistics.median(run[part] for run in runs) for part in PARTS} for name, runs in results.items()
     }
@@ -84,7 +85,7 @@ def report(results: dict[str, list[dict[str, float]]]) -> str:
         ratio = [f"{times[1] / times[0]:.2f}"] if len(times) == 2 else []
         rows.append((part.removesuffix("_ms"), *(f"{value:.0f}" for value in times), *ratio))
     header = ("part, ms", *medians, *(["ratio"] if len(medians) == 2 else []))
-    return markdown_table(header, rows)
+    return table(header, rows)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, list[dict[str, float]]]:
@@ -107,8 +108,8 @@ def main(arguments: list[str] | None = None) -> dict[str, list[dict[str, float]]
     if args.block:
         print(json.dumps(measure_steps(args.block, args.checkout, n_steps=args.steps, n_threads=args.threads)))
         return {}
-    checkouts = {"this checkout": ROOT} | ({str(args.against): args.against.resolve()} if args.against else {})
-    record = describe_machine()
+    checkouts = {"this checkout": ROOT} | ({args.against.name: args.against.resolve()} if args.against else {})
+    started, record = time.monotonic(), describe_machine()
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "block.pt"
         block = prepare_block(path, args.frames, args)
@@ -119,8 +120,10 @@ def main(arguments: list[str] | None = None) -> dict[str, list[dict[str, float]]
     print(machine_line(record))
     print(f"{args.grid}x{args.grid}x{args.grid}x{args.frames}, {block['sites']} sites, {args.threads} thread(s), "
           f"seed {args.seed}\n")  # fmt: skip
-    print(report(results))
-    write_json(args.json, record, block=block, frames=args.frames, threads=args.threads, results=results)
+    tables = {"training_step": step_table(results)}
+    print(markdown(tables["training_step"]))
+    minutes, settings = (time.monotonic() - started) / 60, settings_of(args, without=("against", "block", "checkout"))
+    write_json(args.json, record, minutes=minutes, settings=settings, block=block, results=results, tables=tables)
     return results
 
 

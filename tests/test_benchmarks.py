@@ -59,8 +59,11 @@ def test_sparsification_tells_rules_apart(tmp_path: Path, capsys: pytest.Capture
     assert shares[0] > 0
     assert rules["top_k 10k of 524k"]["kept_share"] == pytest.approx(10_000 / 524_288, abs=1e-3)
     assert all(share["lost_3x3x3"] <= share["lost_own_voxel"] for share in rules.values())
-    assert json.loads(file.read_text())["results"][0]["true_bubbles"] == results[0]["true_bubbles"] > 0
+    record = json.loads(file.read_text())
+    assert record["results"][0]["true_bubbles"] == results[0]["true_bubbles"] > 0
     assert "| iq_over_noise 2.5, faintest |" in capsys.readouterr().out
+    assert set(record["tables"]) == {"sparsification"}
+    assert str(tmp_path) not in file.read_text()
 
 
 def test_dice_per_rule_differs_by_the_rule_alone(tmp_path: Path) -> None:
@@ -79,6 +82,31 @@ def test_dice_per_rule_differs_by_the_rule_alone(tmp_path: Path) -> None:
     assert step.candidate_weights == str(tmp_path / "candidate.pt")
     row = {"rule": "r", "cpu_minutes": 2.0, "dice_lambda_10": {0.05: 0.5, 0.2: 0.25}}
     assert "| r | 0.500 | 0.250 | 2.0 |" in report_dice([row])
+
+
+def test_rules_and_their_dice_are_two_tables_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sparsification
+
+    shares = {"kept_share": 0.0434, "sites_per_bubble": 117.2, "lost_own_voxel": 0.064, "lost_3x3x3": 0.028}
+    result = {"rules": {"a rule": shares}, "true_bubbles": 576, "faintest_over_true_noise": [1.06, 1.01],
+              "differences_over_true_noise": [1.0, 0.99]}  # fmt: skip
+    monkeypatch.setattr(sparsification, "measure", lambda c, *_: result | {"bubbles_per_psf_volume": c})
+    rows = [{"rule": "a rule", "cpu_minutes": 2.0, "dice_lambda_10": {0.05: 0.5, 0.2: 0.25}}]
+    monkeypatch.setattr(sparsification, "dice_of_rules", lambda *_, **__: rows)
+    file = tmp_path / "sparsification.json"
+    sparsification.main(["--concentrations", "0.01", "0.2", "--dice", str(tmp_path), "--json", str(file)])
+    tables = json.loads(file.read_text())["tables"]
+    cell = "4.3 / 117 / 6.4 / 2.8"
+    assert tables["sparsification"] == {
+        "header": ["rule", "0.01", "0.2"],
+        "rows": [
+            ["a rule", cell, cell],
+            ["true bubbles", "576", "576"],
+            ["noise over true noise, faintest", "1.01 to 1.06", "1.01 to 1.06"],
+            ["noise over true noise, differences", "0.99 to 1.00", "0.99 to 1.00"],
+        ],
+    }
+    assert tables["sparsification_dice"]["rows"] == [["a rule", "0.500", "0.250", "2.0"]]
 
 
 def test_saved_bytes_by_hand() -> None:
@@ -139,7 +167,10 @@ def test_training_memory_measures_and_counts(tmp_path: Path) -> None:
     assert 0 < sparse["saved_bytes"] < sparse["peak_bytes"] < 1e9
     assert len(sparse["sites_of_heads"]) == 4
     assert 0 < result["block"]["sites"] <= result["block"]["sites_before_budget"]
-    assert json.loads(file.read_text())["results"][0]["dense_saved_bytes"] == result["dense_saved_bytes"]
+    record = json.loads(file.read_text())
+    assert record["results"][0]["dense_saved_bytes"] == result["dense_saved_bytes"]
+    assert record["tables"]["training_memory"]["rows"][0][0] == "16x16x16x64"
+    assert record["minutes"] > 0
 
 
 def test_bytes_alive_by_hand() -> None:
@@ -179,7 +210,75 @@ def test_dense_memory_compares_both_networks(tmp_path: Path, monkeypatch: pytest
     finest = 128 * 160 * 16 * 4
     assert 10 * finest < result["dense_saved_bytes"] < 40 * finest
     assert 0 < result["sites"] < 16 * 20 * 64
-    assert json.loads(file.read_text())["results"][0]["dense_peak_bytes"] == 1 << 30
+    record = json.loads(file.read_text())
+    assert record["results"][0]["dense_peak_bytes"] == 1 << 30
+    (row,) = record["tables"]["dense_memory"]["rows"]
+    assert row[-3:] == ["1.02e+03", "≥ 2: reached", "≥ 4: reached"]
+
+
+def test_dense_memory_misses_are_told() -> None:
+    from dense_memory_tables import inference_table, memory_table
+
+    sparse = {"peak_bytes": 4 << 20, "saved_bytes": 1 << 20}
+    row = {"block": "b", "sites": 5, "sparse": sparse, "dense_saved_bytes": 12 << 20, "claim": 2.0, "target": 4.0}
+    rows = memory_table([row | {"dense_peak_bytes": 16 << 20}, row | {"dense_peak_bytes": None}])["rows"]
+    assert [r[-3:] for r in rows] == [["4", "≥ 2: reached", "≥ 4: reached"], ["3", "≥ 2: reached", "≥ 4: MISSED"]]
+    assert rows[1][5] == "counted only"
+    measured = {"peak_bytes": 1 << 30, "cpu_s": 12.4}
+    counted = {"counted_bytes_small": 2 << 30, "counted_bytes": 3 << 30, "counted_bytes_in_slabs": 1 << 29}
+    table = inference_table({"measured": measured} | counted)
+    assert table["rows"][0] == ["16x16x16x128, measured", "1.00 GiB", "12 s"]
+    assert [r[1] for r in table["rows"][1:]] == ["2.00 GiB", "3.0 GiB", "0.5 GiB"]
+
+
+def test_threads_are_timed_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threads
+
+    calls = []
+    monkeypatch.setattr(threads, "network_work", lambda *_: (lambda: calls.append("step"), lambda: calls.append("map")))
+    monkeypatch.setattr(threads, "keep_freed_memory", lambda: None)
+    file, before = tmp_path / "threads.json", torch.get_num_threads()
+    options = "--threads 2 1 --busy 0 --rounds 2 --sites 300 --json"
+    results = threads.main([*options.split(), str(file)])
+    torch.set_num_threads(before)
+    assert calls == ["step"] * 2 + ["map"] * 2 + (["step"] * 2 + ["map"] * 2) * 2
+    assert [r["work"] for r in results] == ["layer", "step", "map"]
+    table = json.loads(file.read_text())["tables"]["threads"]
+    assert table["header"] == ["work", "busy processes", "2 threads, ms", "1 threads, ms", "2 over 1"]
+    by_hand = threads.time_table([{"work": "w", "busy": 1, "ms": {1: 30.0, 2: 20.0}}], [1, 2])
+    assert by_hand["rows"] == [["w", "1", "30", "20", "1.50"]]
+
+
+def test_training_step_is_told_with_and_without_another_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import training_step
+
+    def child(checkout: Path, path: Path, args: object) -> dict[str, float]:
+        return dict.fromkeys(training_step.PARTS, 10.0 if checkout == ROOT else 25.0)
+
+    monkeypatch.setattr(training_step, "prepare_block", lambda *_: {"sites": 7})
+    monkeypatch.setattr(training_step, "run_child", child)
+    file = tmp_path / "step.json"
+    training_step.main(["--rounds", "1", "--json", str(file)])
+    table = json.loads(file.read_text())["tables"]["training_step"]
+    assert table["header"] == ["part, ms", "this checkout"]
+    assert ["optimiser", "10"] in table["rows"]
+    (tmp_path / "before").mkdir()
+    training_step.main(["--rounds", "1", "--against", str(tmp_path / "before"), "--json", str(file)])
+    assert "| part, ms | this checkout | before | ratio |" in capsys.readouterr().out
+    assert ["step", "10", "25", "2.50"] in json.loads(file.read_text())["tables"]["training_step"]["rows"]
+    assert str(tmp_path) not in file.read_text()
+
+
+def test_inference_costs_are_held_against_the_targets() -> None:
+    from inference_block import cost_table
+
+    result = {"wall_s": 61.0, "work_s": 5.0, "cpu_s": 6.0, "peak_bytes": 2.5e9, "threads": 1, "sites_per_block": [5, 8]}
+    rows = cost_table(result, with_targets=True)["rows"]
+    assert ["wall time of the process", "61.0 s", "< 60 s: MISSED"] in rows
+    assert ["peak memory", "2.50 GB", "< 3 GB: reached"] in rows
+    assert ["peak memory", "2.50 GB", "-"] in cost_table(result, with_targets=False)["rows"]
 
 
 @pytest.mark.slow  # a fresh process imports everything; tests/bundle runs the same config in this one

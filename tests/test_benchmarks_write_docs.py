@@ -1,6 +1,7 @@
 """Tables between markers: replaced exactly there, and refused where one has no place."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,24 @@ def test_the_shipped_tables_are_those_of_the_shipped_results() -> None:
     from write_docs import main
 
     assert main(["--check"]) == 0
+
+
+def test_every_table_of_the_page_is_filled_by_a_benchmark() -> None:
+    from write_docs import DOCS, MARKED, OPENING
+
+    text = DOCS.read_text(encoding="utf-8")
+    by_hand = [line for line in MARKED.sub("", text).splitlines() if line.startswith(("|", "!["))]
+    assert by_hand == []
+    costs = {"sparsification", "sparsification_dice", "engines", "engine_targets", "threads", "training_step",
+             "inference_block", "training_memory", "dense_memory", "dense_inference"}  # fmt: skip
+    assert costs <= set(OPENING.findall(text))
+
+
+def test_make_runs_every_benchmark_of_the_page() -> None:
+    from write_docs import DOCS
+
+    text = DOCS.read_text(encoding="utf-8").replace("\\\n", "")
+    written = set(re.findall(r"benchmarks/(\w+)\.py [^#\n]*--json", text))
+    made = set(re.findall(r"benchmarks/(\w+)\.py", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    assert {"domain_shift", "engines", "dense_memory"} < written
+    assert written <= made
