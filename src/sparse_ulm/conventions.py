@@ -69,3 +69,12 @@ def refined_position(index: NDArray[np.integer], factor: int | Sequence[int]) ->
     [[-0.4375, 0.0625, 0.4375]]
     """
     return (np.asarray(index) + 0.5) / np.asarray(factor) - 0.5
+
+
+def refinement(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Give the refinement of the super-resolved map per axis: a 2D recording, one voxel thick, is not refined across.
+
+    >>> refinement((24, 1, 32))
+    (8, 1, 8)
+    """
+    return UPSAMPLING, 1 if shape[1] == 1 else UPSAMPLING, UPSAMPLING

@@ -50,6 +50,7 @@ def some_tracks():
         np.array([[1.0, 2.0, 4.0], [1.5, 2.0, 3.0], [5.0, 0.0, 6.5]]),
         np.array([[1.0e-3, 0.0, -2.0e-3], [1.5e-3, 0.25e-3, 0.0], [np.nan] * 3]),
         np.array([1.0, 2.0, np.nan]),
+        np.array([[0.1, 0.2, 0.3], [np.nan] * 3, [0.01, 0.02, 0.5]]),
     )
 
 
@@ -69,6 +70,7 @@ def test_rows_are_in_scanner_millimetres_and_seconds(tmp_path):
     first, second, _ = rows_of(tmp_path / "b.csv")
     assert tuple(first) == TRACK_COLUMNS
     assert [float(first[n]) for n in ("vx_mm_s", "vy_mm_s", "vz_mm_s")] == [1.0, 0.0, -2.0]
+    assert [float(first[f"{n}_deviation_mm"]) for n in "xyz"] == [0.01, 0.04, 0.015]
     assert (second["track_id"], float(second["frame"]), float(second["time_s"])) == ("4", 1.5, 0.003)
 
 
@@ -78,7 +80,11 @@ def test_what_is_written_is_read(tmp_path, geometry):
     write_tracks(tmp_path / "b.csv", some_tracks(), geometry)
     for read, was, names in (
         (read_localisations(tmp_path / "a.csv", geometry), some_localisations(), ("amplitude", "deviation_voxel")),
-        (read_tracks(tmp_path / "b.csv", geometry), some_tracks(), ("amplitude", "velocity_m_s", "track_id")),
+        (
+            read_tracks(tmp_path / "b.csv", geometry),
+            some_tracks(),
+            ("amplitude", "velocity_m_s", "track_id", "deviation_voxel"),
+        ),
     ):
         for name in ("frame", "position_voxel", *names):
             np.testing.assert_allclose(getattr(read, name), getattr(was, name), atol=NM_IN_VOXELS, err_msg=name)
@@ -110,7 +116,8 @@ BAD = {
     "line 3: frame is 1.5": (read_localisations, "frame,x_mm,y_mm,z_mm\n0,1,1,1\n1.5,1,1,1\n"),
     "line 2: frame is -1": (read_localisations, "frame,x_mm,y_mm,z_mm\n-1,1,1,1\n"),
     "line 2: frame, x_mm": (read_localisations, "frame,x_mm,y_mm,z_mm\n0,nan,1,1\n"),
-    "track_id is 0.5": (read_tracks, "track_id,frame,x_mm,y_mm,z_mm\n0.5,0,1,1,1\n"),
+    "line 2: track_id, frame and position are": (read_tracks, "track_id,frame,x_mm,y_mm,z_mm\n0,0,1,inf,1\n"),
+    "line 3: track_id is 0.5": (read_tracks, "track_id,frame,x_mm,y_mm,z_mm\n0,0,1,1,1\n0.5,0,1,1,1\n"),
     "not a table of numbers": (read_tracks, "track_id,frame,x_mm,y_mm,z_mm\n0,here,1,1,1\n"),
 }
 
