@@ -226,7 +226,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     started, record = time.monotonic(), describe_machine()
     print(machine_line(record) + "\n")
     results = [measure(name, args) for name in args.blocks]
-    tables, inference = {"dense_memory": memory_table(results)}, None
+    tables = {"dense_memory": memory_table(results)}
+    inference: dict[str, Any] | None = None
     print(markdown(tables["dense_memory"]))
     if args.inference:
         inference = measure_inference()

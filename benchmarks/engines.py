@@ -83,7 +83,7 @@ def measure(n_sites: int, n_threads: int, args: argparse.Namespace, folder: str)
     for result in found["times"]:
         kind, channels = result["kind"], result["channels"]
         floor = floor_ms(KINDS[kind], found["pairs"][kind], n_sites, channels, found)
-        more = {"sites": n_sites, "threads": n_threads, "floor_ms": floor}
+        more: dict[str, Any] = {"sites": n_sites, "threads": n_threads, "floor_ms": floor}
         more["peak_mb"] = peaks.get((result["engine"], kind, channels))
         rows.append({key: (result | more)[key] for key in KEYS})
     return found, rows
@@ -91,7 +91,7 @@ def measure(n_sites: int, n_threads: int, args: argparse.Namespace, folder: str)
 
 def take_peaks(job: dict[str, Any], engines: list[str], folder: str) -> dict[tuple[str, str, int], float]:
     """Take the peak memory of every engine in a process of its own, MB; one that fails there has none."""
-    peaks = {}
+    peaks: dict[tuple[str, str, int], float] = {}
     for engine in engines:
         try:
             found = run_child(job | {"do": "peaks", "engines": [engine]}, folder)["peaks"]
@@ -196,7 +196,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     started, record = time.monotonic(), describe_machine()
     print(machine_line(record))
     rows: list[Row] = []
-    rates, missing = [], {}
+    rates: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for n_sites, n_threads in itertools.product(args.sites, args.threads):
             found, more = measure(n_sites, n_threads, args, folder)

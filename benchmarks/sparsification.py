@@ -197,7 +197,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     network = None if weights is None else load_candidate_net(weights, spatial_dims=2 if args.grid_size[1] == 1 else 3)
     results = [measure(concentration, args, settings, network) for concentration in args.concentrations]
     print(report(results))
-    tables, dice = {"sparsification": by_concentration(results)}, None
+    tables = {"sparsification": by_concentration(results)}
+    dice: list[dict[str, Any]] | None = None
     if args.dice is not None:
         shipped = ROOT / "models" / "candidate_2d.pt"
         learned = args.dice_candidate_weights or (shipped if shipped.is_file() else None)

@@ -22,9 +22,9 @@ def report(results: list[Result]) -> str:
         title = f"{result['bubbles_per_psf_volume']} bubbles per PSF volume ({result['true_bubbles']} true bubbles)"
         header = ("rule", "voxels kept", "sites per bubble", "lost: own voxel", "lost: 3x3x3")
         parts.append(f"### {title}\n\n{markdown_table(header, rows)}")
-    rows = [(result["bubbles_per_psf_volume"], *(_span(result, way) for way in NOISE_WAYS)) for result in results]
-    header = ("bubbles per PSF volume", "faintest voxels", "differences over frames")
-    parts.append(f"### Noise rms, measured over true: least to most\n\n{markdown_table(header, rows)}")
+    noise = [(result["bubbles_per_psf_volume"], *(_span(result, way) for way in NOISE_WAYS)) for result in results]
+    names = ("bubbles per PSF volume", "faintest voxels", "differences over frames")
+    parts.append(f"### Noise rms, measured over true: least to most\n\n{markdown_table(names, noise)}")
     return "\n\n".join(parts)
 
 
