@@ -80,8 +80,8 @@ def count_bubbles(maps: Path, recordings: Path) -> list[Counts]:
 
     Returns:
         The rows of `counting.count_agreement`, one per recording, and in each `bubbles` (`gate_counts` by `GATES`),
-        `neighbours` (`n_truth` and `n_found` by `metrics.localisations.NEIGHBOUR_BINS`, where a simulation says the PSF's width) and `speed`
-        (`speed_counts`); None where there is no such thing.
+        `neighbours` (`n_truth` and `n_found` by `metrics.localisations.NEIGHBOUR_BINS`, where a simulation says the
+        PSF's width) and `speed` (`speed_counts`); None where there is no such thing.
     """
     found = with_distinct_names([one for path in find_recordings(recordings) for one in open_recordings(path)])
     opened, drawn = {one.name: one for one in found}, read_summary(recordings)
@@ -171,6 +171,6 @@ def true_speed_m_s(truth: Truth, recording: Acquisition, grid: Geometry, shape: 
     tracks = Trajectories(part[kept], frame[kept].astype(np.float64), position, still, np.ones(n))
     velocity = with_velocity(tracks, recording.geometry).velocity_m_s
     on_grid = grid.to_voxel(recording.geometry.to_scanner_m(position))
-    found = TrackMap(shape, (1, 1, 1))
+    found = TrackMap(shape, (1, 1, 1), grid)
     found.add(Trajectories(tracks.track_id, tracks.frame, on_grid, velocity, tracks.amplitude))
     return found.speed()

@@ -1,4 +1,4 @@
-"""From counts of bubbles and speeds to scores, beside those of the maps: recordings are added, seeds give the spread."""
+"""From counts of bubbles and speeds to scores, beside those of the maps: recordings added, spread over seeds."""
 
 import math
 from collections.abc import Sequence
