@@ -56,19 +56,23 @@ def score_bubbles(work: Path, method: Method, recordings: Path) -> dict[str, Any
         return load_json(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".maps.") as name:
-        maps, unmeasured = Path(name) / "maps", Path(name) / "unmeasured"
-        if method.name not in _warm:
-            run_config(
-                method.config, dataset_dir=find_recordings(recordings)[0], output_dir=unmeasured, **method.options
-            )
-            _warm.add(method.name)
-        started = time.process_time()
-        run_config(method.config, dataset_dir=recordings, output_dir=maps, **method.options)
-        seconds = time.process_time() - started
-        rows = count_bubbles(maps, recordings)
+        seconds = timed_run(method, recordings, Path(name))
+        rows = count_bubbles(Path(name) / "maps", recordings)
     result = {"method": method.name, "seconds": seconds, "recordings": rows}
     save_json(path, result)
     return result
+
+
+def timed_run(method: Method, recordings: Path, folder: Path, **options: Any) -> float:
+    """Run a method on recordings and give the seconds of CPU time; `folder/maps` then holds what it wrote."""
+    chosen = method.options | options
+    if method.name not in _warm:
+        first = find_recordings(recordings)[0]
+        run_config(method.config, dataset_dir=first, output_dir=folder / "unmeasured", **chosen)
+        _warm.add(method.name)
+    started = time.process_time()
+    run_config(method.config, dataset_dir=recordings, output_dir=folder / "maps", **chosen)
+    return time.process_time() - started
 
 
 def count_bubbles(maps: Path, recordings: Path) -> list[Counts]:

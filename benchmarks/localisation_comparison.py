@@ -3,9 +3,10 @@
 Sets (shifted_sets.py): as trained; kernels of probes left out of training; white noise at low signal (others by
 `--sets`); and any folder given as `--extra NAME=DIR` (the same name again is another seed). At each concentration and
 for each method: bubbles matched one to one within λ/4 and λ/2 (Jaccard, precision, recall, F1, error per axis, recall
-by distance to the nearest neighbour), Dice of the maps within λ/10, error of the map of mean speed (`speed_counts`),
-CPU seconds. Counts of a seed's recordings added, mean ± standard deviation over seeds. The best preset is the one of
-the highest Jaccard λ/4 on these recordings: in favour of the conventional pipeline.
+by distance to the nearest neighbour), Dice of the maps within λ/10, error of the map of mean speed
+(`counting_bubbles.speed_counts`), CPU seconds, everything written. Counts of a seed's recordings added, mean ± standard
+deviation over seeds. Time and memory are also measured with the map of density alone (method_costs.py). The best
+preset is the one of the highest Jaccard λ/4 on these recordings: in favour of the conventional pipeline.
 
 Thresholds: `--calibrate [DIR]` runs LocalisationNet and our preset over the values of `GRIDS` on the left-out kernels
 from seeds of their own (or on DIR) and chooses for each the values of the best Jaccard λ/4, averaged over
@@ -19,8 +20,6 @@ Run:  python benchmarks/localisation_comparison.py --work build/referee --vessel
 import argparse
 import itertools
 import statistics
-import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,25 +27,13 @@ from typing import Any
 
 from counting_bubbles import score_bubbles
 from domain_shift import CONCENTRATIONS, SEED, Folders, calibration_folders, make_sets
-from localisation_tables import JACCARD, against_others, all_scores, by_neighbour, calibration_table, cost_table, errors
-from machine import ROOT, describe_machine, machine_line, run_measured, write_json
+from localisation_tables import JACCARD, against_others, all_scores, by_neighbour, calibration_table, errors
+from machine import ROOT, describe_machine, machine_line, write_json
+from method_costs import cost_table, method_cost
 from pooling import by_concentration, markdown, settings_of
 from pooling_bubbles import bubbles_over_seeds
-from referee import (
-    PRESETS,
-    WEIGHTS_OF_DIMS,
-    Method,
-    add_arguments,
-    config_values,
-    fingerprint,
-    load_json,
-    methods_of,
-    network,
-    save_json,
-)
+from referee import PRESETS, WEIGHTS_OF_DIMS, Method, add_arguments, load_json, methods_of, network
 from shifted_sets import IN_DISTRIBUTION, LEFT_OUT, extra_sets
-
-from sparse_ulm.io import find_recordings
 
 LOW_SIGNAL = "white noise, 5 to 10 dB"
 LOCALISATION_WEIGHTS = ROOT / "models" / "localisation.pt"
@@ -115,25 +102,10 @@ def choose(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return chosen
 
 
-def peak_bytes(work: Path, method: Method, recording: Path) -> int:
-    """Give the peak resident memory of a process that runs a method on one recording, or find that done."""
-    asked = [method.config, method.options, config_values(method.config), recording]
-    path = work / "memory" / f"{fingerprint(asked)}.json"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".maps.") as maps:
-            options = {"config_file": ROOT / "configs" / method.config, "bundle_root": ROOT, "dataset_dir": recording}
-            options |= {"output_dir": maps} | method.options
-            texts = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-            run = run_measured([sys.executable, "-m", "monai.bundle", "run", *texts])
-        save_json(path, {"method": method.name, "peak_bytes": run.peak_bytes})
-    return int(load_json(path)["peak_bytes"])
-
-
-def memories(args: argparse.Namespace, folders: Folders) -> dict[str, int]:
-    """Give every method's peak memory on the first recording of the first set's last concentration."""
-    recording = find_recordings(list(next(iter(folders.values())).values())[-1][0])[0]
-    return {method.name: peak_bytes(args.work, method, recording) for method in compared_methods(args)}
+def costs_of(args: argparse.Namespace, folders: Folders) -> dict[str, dict[str, float]]:
+    """Measure every method on the first set's recordings of the first seed, at all its concentrations."""
+    of_set = next(iter(folders.values()))
+    return {m.name: method_cost(args.work, m, [seeds[0] for seeds in of_set.values()]) for m in compared_methods(args)}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -165,10 +137,11 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     started, record = time.monotonic(), describe_machine()
     if args.calibrate is None:
         folders = (make_sets(args, args.sets, args.seeds) if args.sets else {}) | extra_sets(args.extra)
-        rows, found = measure(args, folders), {"peak_bytes": memories(args, folders)}
+        rows, found = measure(args, folders), {"costs": costs_of(args, folders)}
+        reference = next((r["method"] for r in rows if r["kind"] == "map"), None)
         tables = {
             "localisation": against_others(rows),
-            "localisation_costs": cost_table(rows, found["peak_bytes"]),
+            "localisation_costs": cost_table(found["costs"], reference),
             "localisation_by_neighbour": by_neighbour(rows),
             "localisation_errors": errors(rows),
             "localisation_all": all_scores(rows),

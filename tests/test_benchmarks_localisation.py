@@ -205,19 +205,27 @@ def row_of(method: str, kind: str, jaccard: float, *, dice: float = 0.5, seconds
 
 
 def test_the_network_stands_beside_the_best_of_the_others() -> None:
-    from localisation_tables import against_others, all_scores, by_neighbour, cost_table, errors
+    from localisation_tables import against_others, all_scores, by_neighbour, errors
 
     rows = [row_of("NET", "localisation", 0.6, dice=0.4), row_of("MAP", "map", 0.0, seconds=3.5),
             row_of("rat", "preset", 0.2, dice=0.3), row_of("kalman", "preset", 0.4, dice=0.2)]  # fmt: skip
     (line,) = against_others(rows)["rows"]
     assert line[:7] == ["s", "0.05", "NET", "0.600", "kalman", "0.400", "1.50"]
-    assert line[7:] == ["1.0, 2.0, 3.0"] * 2 + ["0.400", "0.500", "0.300", "7.3 ± 0.3 %", "—", "3.50"]
-    assert cost_table(rows, dict.fromkeys(("NET", "MAP", "rat", "kalman"), 3 << 20))["rows"][:2] == [
-        ["NET", "1.00", "1.00", "3.50", "3"], ["MAP", "3.50", "3.50", "1.00", "3"]
-    ]  # fmt: skip
+    assert line[7:] == ["1.0, 2.0, 3.0"] * 2 + ["0.400", "0.500", "0.80", "0.300", "7.3 ± 0.3 %", "—"]
     assert [line[2] for line in all_scores(rows)["rows"]] == ["NET", "MAP", "rat", "kalman"]
     assert [line[2] for line in errors(rows)["rows"]] == ["NET", "kalman"]
     assert by_neighbour(rows)["rows"][1][2:] == ["kalman", *["—"] * 5]
+
+
+def test_costs_stand_beside_the_reference() -> None:
+    from method_costs import cost_table
+
+    costs = {
+        "NET": {"seconds_per_block": 1.0, "peak_bytes": 3 << 20},
+        "MAP": {"seconds_per_block": 3.5, "peak_bytes": 7 << 20},
+    }
+    assert cost_table(costs, "MAP")["rows"] == [["NET", "1.00", "3.50", "3"], ["MAP", "3.50", "1.00", "7"]]
+    assert cost_table(costs, None)["rows"][0] == ["NET", "1.00", "—", "3"]
 
 
 def test_the_values_of_the_best_mean_are_chosen() -> None:
@@ -290,9 +298,10 @@ def test_the_comparison_runs_with_a_preset_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import localisation_comparison as comparison
+    import method_costs
 
     monkeypatch.setitem(comparison.GRIDS, "gaussian_kalman", {"noise_factor": (4.0, 1000.0)})
-    monkeypatch.setattr(comparison, "peak_bytes", lambda work, method, recording: 7 << 20)  # a process costs seconds
+    monkeypatch.setattr(method_costs, "peak_bytes", lambda method, folder: 7 << 20)  # a process costs seconds
     shared = ["--work", tmp_path / "work", "--localisation_weights", "--weights", "--presets", "gaussian_kalman"]
     shared += ["--n_recordings", 1, "--seeds", 3, "--concentrations", 0.05, "--n_frames", 12, "--grid_size", 8, 9, 10]
     shared += ["--sets", "in distribution", "--training", "side_lobe_share=0", "snr_db=30"]
