@@ -146,9 +146,14 @@ class Checkpoints:
 
 
 class LoadWeights:
-    """Handler: load weights when the engine starts."""
+    """Handler: load weights when the engine starts.
 
-    def __init__(self, network: torch.nn.Module, path: str | Path) -> None:
+    Args:
+        network: Takes them.
+        path: A checkpoint; None leaves the network as it is.
+    """
+
+    def __init__(self, network: torch.nn.Module, path: str | Path | None) -> None:
         """Keep network and path."""
         self.network, self.path = network, path
 
@@ -158,7 +163,8 @@ class LoadWeights:
 
     def __call__(self, engine: Engine) -> None:
         """Load the weights."""
-        load_weights(self.network, self.path)
+        if self.path is not None:
+            load_weights(self.network, self.path)
 
 
 class LazySummaryWriter:
