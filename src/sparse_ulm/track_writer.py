@@ -16,13 +16,14 @@ from monai.utils.enums import CommonKeys as Keys
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.blocks import BlockItem, refuse_same_names
 from sparse_ulm.classical.linking import Linker
-from sparse_ulm.classical.pipeline import Result, join, make_linker, map_tracks, smooth_tracks
+from sparse_ulm.classical.pipeline import Result, join, make_linker, smooth_tracks
 from sparse_ulm.classical.presets import find_preset
-from sparse_ulm.classical.run import write_result
+from sparse_ulm.classical.run import Outputs, write_result
 from sparse_ulm.errors import UserError
 from sparse_ulm.io.atomic import whole_folder
 from sparse_ulm.localisations import Localisations
 from sparse_ulm.localise import N_COLUMNS, to_localisations
+from sparse_ulm.mapping.track_map import TrackMap
 from sparse_ulm.provenance import write_provenance
 
 
@@ -38,19 +39,21 @@ class _Open:
 class WriteTracks:
     """Handler: link the bubbles of each recording's blocks, and write its outputs when its last block is in.
 
-    Writes to `OUTPUT_DIR/NAME/` what configs/classical.yaml writes: density, speed, velocity, picture, localisations,
-    tracks, provenance. Nothing is written of a recording whose blocks could not all be read.
+    Writes to `OUTPUT_DIR/NAME/` what configs/classical.yaml writes: maps, picture, localisations, tracks, provenance.
+    Nothing is written of a recording whose blocks could not all be read.
 
     Args:
         blocks: The data set's items, in order of time within a recording.
         output_dir: Where the folders go.
         threshold: Summits of the probability above this are bubbles, in (0, 1).
         linking: Changes to how preset `gaussian_kalman` links; None values keep it.
+        maps: Kinds of maps (`track_map_files.MAPS`); density is always written.
+        track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
         provenance: What `provenance.json` repeats: settings of the run.
         weights: File of the weights, hashed into `provenance.json`.
 
     Raises:
-        UserError: If the threshold is impossible.
+        UserError: If the threshold is impossible, or a kind of map or file is unknown.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class WriteTracks:
         output_dir: str | Path,
         threshold: float,
         linking: dict[str, Any],
+        maps: str | Sequence[str],
+        track_formats: str | Sequence[str],
         provenance: dict[str, Any],
         weights: str | Path,
     ) -> None:
@@ -68,6 +73,7 @@ class WriteTracks:
             raise UserError(f"bubble_threshold is {threshold}; wanted a probability, 0 < threshold < 1.")
         self.blocks, self.output_dir, self.threshold = blocks, Path(output_dir), threshold
         self.preset = find_preset("gaussian_kalman", **linking)
+        self.outputs = Outputs.of(maps=maps, track_formats=track_formats)
         self.provenance, self.weights = provenance, weights
         self.open_recordings: dict[str, _Open] = {}
 
@@ -121,12 +127,13 @@ class WriteTracks:
                 "Check bubble_threshold, min_length, clutter removal and the recording itself.",
                 stacklevel=2,
             )
-        result = Result(localisations, tracks, map_tracks(tracks, acquisition))
+        track_map = TrackMap.of(tracks, acquisition.geometry, acquisition.shape[:3])
+        result = Result(localisations, tracks, track_map)
         with whole_folder(self.output_dir / acquisition.name) as folder:
-            write_result(folder, result, acquisition)
+            write_result(folder, result, acquisition, self.outputs)
             write_provenance(
                 folder / "provenance.json",
-                config=self.provenance | {"linking": asdict(self.preset)},
+                config=self.provenance | {"linking": asdict(self.preset)} | asdict(self.outputs),
                 inputs=[acquisition.path],
                 weights=Path(self.weights),
                 started=self.started,

@@ -47,12 +47,12 @@ def test_bubbles_tracks_and_maps_are_written(trained, tmp_path, block_frames):
     run_config(
         "inference.yaml", dataset_dir=tmp_path / "in", output_dir=tmp_path / "out", weights=trained / "run/model.pt",
         block_frames=block_frames, context_frames=8, bubble_threshold=0.06, n_views=2, linking={"min_length": 2},
-        **SMALL,
+        maps=["direction"], track_formats=["vtp"], **SMALL,
     )  # fmt: skip
     folder = tmp_path / "out/rec"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "provenance.json", "rec_density.nii.gz", "rec_density.png", "rec_localisations.csv", "rec_speed.nii.gz",
-        "rec_tracks.csv", "rec_velocity.nii.gz",
+        "provenance.json", "rec_density.nii.gz", "rec_density.png", "rec_direction.nii.gz", "rec_localisations.csv",
+        "rec_tracks.csv", "rec_tracks.vtp",
     ]  # fmt: skip
     geometry = open_recording(tmp_path / "in/rec.nii.gz").geometry
     found = read_localisations(folder / "rec_localisations.csv", geometry)

@@ -1,42 +1,16 @@
 """Maps of tracks: every track once per voxel, speeds on their own voxels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from track_map_cases import FACTOR, GEOMETRY, SHAPE, along_x, map_of, oblique, tracks_of
 
-from sparse_ulm.acquisition import Geometry
-from sparse_ulm.classical.smoothing import with_velocity
 from sparse_ulm.conventions import refined_position
-from sparse_ulm.localisations import Trajectories
+from sparse_ulm.mapping import track_map
 from sparse_ulm.mapping.track_map import TrackMap
+from sparse_ulm.mapping.track_map_pieces import parts
 from sparse_ulm.mapping.truth_map import trajectory_voxels
-
-FACTOR, SHAPE = (8, 8, 8), (40, 48, 56)
-FRAME_RATE_HZ = 1000.0
-GEOMETRY = Geometry.from_voxel_size(
-    (0.1e-3, 0.1e-3, 0.1e-3), (0.0, 0.0, 0.0), frame_rate_hz=FRAME_RATE_HZ, transmit_frequency_hz=15e6,
-    sound_speed_m_s=1540.0,
-)  # fmt: skip
-
-
-def tracks_of(*paths, velocity=None):
-    """Trajectories from lists of positions in voxels; velocities follow unless they are given."""
-    track_id = np.concatenate([np.full(len(path), i) for i, path in enumerate(paths)]).astype(np.int64)
-    frame = np.concatenate([np.arange(len(path)) for path in paths]).astype(np.float64)
-    position = np.concatenate([np.asarray(path, dtype=np.float64) for path in paths])
-    blank = np.zeros(position.shape) if velocity is None else np.asarray(velocity, dtype=np.float64)
-    tracks = Trajectories(track_id, frame, position, blank, np.ones(len(frame)))
-    return with_velocity(tracks, GEOMETRY) if velocity is None else tracks
-
-
-def map_of(tracks, shape=SHAPE, factor=FACTOR):
-    grid = TrackMap(shape, factor)
-    grid.add(tracks)
-    return grid
-
-
-def along_x(*sub_voxels):
-    """A path through centres of sub-voxels of one row."""
-    return refined_position(np.array([[x, 20, 30] for x in sub_voxels]), 8)
 
 
 def test_a_track_counts_once_in_a_voxel_however_long_it_stays():
@@ -55,26 +29,6 @@ def test_several_tracks_through_a_voxel_are_averaged():
     np.testing.assert_allclose(grid.velocity()[4, 20, 30], [1e-3 / 3, -2e-3, 5e-3 / 3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("direction", [1, -1])
-def test_an_accelerating_track_has_its_speeds_where_it_had_them(direction):
-    """1 to 10 mm/s along one row. PALA sorts the voxels but not the speeds: off by 3.5 mm/s in the mean, backwards."""
-    time_s = np.arange(0, 61) / FRAME_RATE_HZ
-    speed = 1e-3 + 9e-3 * time_s / time_s[-1]
-    place_m = 1e-3 * time_s + 4.5e-3 * time_s**2 / time_s[-1]
-    start = 0.3 if direction > 0 else 4.2
-    path = np.column_stack([start + direction * place_m / 0.1e-3, np.full(61, 2.0), np.full(61, 3.0)])
-    grid = map_of(tracks_of(path, velocity=np.outer(speed, [direction, 0, 0])))
-    voxels = np.argwhere(grid.density() > 0)
-    assert len(voxels) > 20
-    assert (voxels[:, 1:] == voxels[0, 1:]).all()
-    centre_m = np.abs(refined_position(voxels, 8)[:, 0] - start) * 0.1e-3
-    found, true = grid.speed()[tuple(voxels.T)], np.sqrt(1e-6 + 2 * 9e-3 / time_s[-1] * centre_m)
-    inner = np.argsort(centre_m)[1:-1]  # the voxels of both ends are passed in part
-    # A sub-voxel is 12.5 um; over it the speed changes by less than 0.9 mm/s where the track is slowest.
-    assert np.abs(found - true)[inner].max() < 0.15e-3
-    np.testing.assert_allclose(grid.velocity()[tuple(voxels.T)][:, 0], direction * found, rtol=1e-6)
-
-
 def test_the_way_between_samples_counts_as_in_the_true_map():
     rng = np.random.default_rng(0)
     paths = [np.cumsum(np.vstack([rng.uniform(0, 5, (1, 3)), rng.normal(0, 0.4, (25, 3))]), axis=0) for _ in range(7)]
@@ -89,7 +43,7 @@ def test_the_way_between_samples_counts_as_in_the_true_map():
 def test_tracks_added_in_turns_are_those_added_at_once():
     rng = np.random.default_rng(1)
     paths = [np.cumsum(np.vstack([rng.uniform(1, 4, (1, 3)), rng.normal(0, 0.2, (9, 3))]), axis=0) for _ in range(6)]
-    whole, turns = map_of(tracks_of(*paths)), TrackMap(SHAPE, FACTOR)
+    whole, turns = map_of(tracks_of(*paths)), TrackMap(SHAPE, FACTOR, GEOMETRY)
     for path in paths:
         turns.add(tracks_of(path))
     np.testing.assert_array_equal(turns.density(), whole.density())
@@ -117,3 +71,83 @@ def test_memory_follows_the_visited_voxels():
     """A grid of 10^15 voxels, of which 200 are passed."""
     grid = map_of(tracks_of(along_x(*range(200))), shape=(100_000,) * 3)
     assert len(grid._key) == 200
+
+
+def test_a_sample_of_unknown_velocity_leaves_the_mean_of_others_alone():
+    """A track of one sample has no velocity; where it is alone there is none, elsewhere that of the others."""
+    alone, crossed = refined_position(np.array([[9, 9, 9]]), 8), along_x(5)
+    tracks = tracks_of(along_x(4, 5, 6), crossed, alone)
+    assert np.isnan(tracks.velocity_m_s[3:]).all()
+    grid = map_of(tracks)
+    assert grid.density()[5, 20, 30] == 2
+    assert grid.speed()[5, 20, 30] == pytest.approx(12.5e-3)  # a sub-voxel of 12.5 um per frame of 1 ms
+    assert grid.density()[9, 9, 9] == 1
+    assert np.isnan(grid.speed()[9, 9, 9])
+    assert np.isnan(grid.axial_velocity()[9, 9, 9])
+
+
+def test_opposite_tracks_have_a_speed_and_no_direction():
+    grid = map_of(tracks_of(along_x(4, 5, 6), along_x(6, 5, 4)))
+    assert grid.speed()[5, 20, 30] == pytest.approx(12.5e-3)
+    np.testing.assert_array_equal(grid.velocity()[5, 20, 30], 0)
+    assert np.isnan(grid.direction()[5, 20, 30]).all()
+
+
+def test_a_bubble_at_rest_has_speed_zero_and_counts_its_frames():
+    grid = map_of(tracks_of(along_x(4, 4, 4, 4, 4)))
+    assert (grid.density()[4, 20, 30], grid.counts()[4, 20, 30], grid.speed()[4, 20, 30]) == (1, 5, 0)
+
+
+def test_counts_are_positions_in_whole_frames():
+    """Two sub-voxels a frame: the voxels between two frames are passed, and hold no localisation."""
+    tracks = tracks_of(along_x(4, 6, 8), along_x(8))
+    grid = map_of(tracks)
+    np.testing.assert_array_equal(grid.density()[3:10, 20, 30], [0, 1, 1, 1, 1, 2, 0])
+    np.testing.assert_array_equal(grid.counts()[3:10, 20, 30], [0, 1, 0, 1, 0, 2, 0])
+    halves = replace(tracks, frame=tracks.frame / 2)
+    np.testing.assert_array_equal(map_of(halves).counts()[3:10, 20, 30], [0, 1, 0, 0, 0, 2, 0])
+
+
+def test_uncertainty_is_the_mean_over_localisations_of_known_deviation():
+    deviation = [[0.3, np.nan, 0.4], [np.nan] * 3, [0.1, 0.1, 0.1], [0.2, 0.2, 0.2]]
+    tracks = replace(tracks_of(along_x(4, 4, 4, 5)), deviation_voxel=np.array(deviation))
+    grid = map_of(tracks)
+    first = np.sqrt((0.3**2 + 0.4**2) / 2)
+    np.testing.assert_allclose(grid.uncertainty()[4:6, 20, 30], 0.1e-3 * np.array([(first + 0.1) / 2, 0.2]), rtol=1e-6)
+    assert np.isnan(grid.uncertainty()[grid.counts() == 0]).all()
+    assert np.isnan(map_of(tracks_of(along_x(4, 5))).uncertainty()).all()
+
+
+def test_uncertainty_is_in_the_millimetres_of_each_axis():
+    geometry = oblique()
+    tracks = replace(tracks_of(along_x(4)), deviation_voxel=np.array([[0.1, 0.2, 0.3]]))
+    wanted = np.sqrt(((np.array([0.1, 0.2, 0.3]) * [0.10e-3, 0.11e-3, 0.06e-3]) ** 2).mean())
+    assert map_of(tracks, geometry=geometry).uncertainty()[4, 20, 30] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_axial_velocity_is_along_the_depth_axis_of_an_oblique_recording():
+    """One voxel a frame deeper and two to the side: 0.06 mm a millisecond away from the probe."""
+    geometry = oblique()
+    path = np.array([1.0, 2.0, 1.0]) + np.arange(3)[:, None] * [1.0, 0.0, 0.5]
+    for sign in (1, -1):
+        tracks = tracks_of(path[::sign], geometry=geometry)
+        grid = map_of(tracks, geometry=geometry)
+        seen = grid.density() > 0
+        np.testing.assert_allclose(grid.axial_velocity()[seen], sign * 0.5 * 0.06, rtol=1e-5)
+        np.testing.assert_allclose(grid.speed()[seen], np.hypot(0.10, 0.03), rtol=1e-5)
+        wanted = sign * (geometry.matrix_m[:3, :3] @ [1.0, 0.0, 0.5]) / np.hypot(0.10e-3, 0.03e-3)
+        np.testing.assert_allclose(grid.direction()[seen], np.tile(wanted, (seen.sum(), 1)), atol=1e-6)
+
+
+def test_tracks_are_split_between_tracks(monkeypatch):
+    tracks = tracks_of(along_x(1, 2, 3), along_x(4), along_x(*range(9)), along_x(2, 3), along_x(5))
+    whole = map_of(tracks)
+    for n_samples in (1, 2, 5, 100):
+        pieces = list(parts(tracks, n_samples))
+        assert sum(len(piece) for piece in pieces) == len(tracks)
+        assert len({i for piece in pieces for i in set(piece.track_id)}) == 5
+        assert sum(len(set(piece.track_id)) for piece in pieces) == 5
+        monkeypatch.setattr(track_map, "N_SAMPLES_AT_ONCE", n_samples)
+        np.testing.assert_array_equal(map_of(tracks).density(), whole.density())
+        np.testing.assert_allclose(map_of(tracks).speed(), whole.speed(), rtol=1e-6)
+    assert not list(parts(tracks_of(np.zeros((0, 3))), 3))

@@ -15,7 +15,7 @@ from sparse_ulm.classical.localisation import localise
 from sparse_ulm.classical.presets import Preset
 from sparse_ulm.classical.smoothing import fill_gaps, smooth, smooth_by_acceleration
 from sparse_ulm.clutter import band_pass, remove_tissue
-from sparse_ulm.conventions import UPSAMPLING, Frames
+from sparse_ulm.conventions import Frames
 from sparse_ulm.errors import UserError
 from sparse_ulm.localisations import Localisations, Trajectories
 from sparse_ulm.mapping.track_map import TrackMap
@@ -63,7 +63,7 @@ class Result:
     Attributes:
         localisations: All bubbles, linked or not.
         tracks: Those that were followed, smoothed, one sample per frame.
-        map: Density and velocity on the super-resolved grid.
+        map: Density, velocities and the rest on the super-resolved grid.
     """
 
     localisations: Localisations
@@ -95,7 +95,7 @@ def process(
         parts.append(found)
     localisations = join(parts)
     tracks = smooth_tracks(linker, localisations, preset)
-    return Result(localisations, tracks, map_tracks(tracks, acquisition))
+    return Result(localisations, tracks, TrackMap.of(tracks, geometry, acquisition.shape[:3]))
 
 
 def localise_block(
@@ -163,15 +163,6 @@ def smooth_tracks(linker: Linker, localisations: Localisations, preset: Preset) 
         raise UserError("smooth_span and acceleration_m_s2 are both null; wanted one of them. Set one.")
     deviation_m = scanner_deviation_m(localisations.deviation_voxel[linker.linked()], geometry)
     return smooth_by_acceleration(raw, deviation_m, geometry, acceleration_m_s2=preset.acceleration_m_s2)
-
-
-def map_tracks(tracks: Trajectories, acquisition: Acquisition) -> TrackMap:
-    """Count tracks on the super-resolved grid of a recording, which is not refined across a 2D slice."""
-    factor = (UPSAMPLING, UPSAMPLING if acquisition.spatial_dims == 3 else 1, UPSAMPLING)
-    x, y, z = (size * step for size, step in zip(acquisition.shape[:3], factor, strict=True))
-    grid = TrackMap((x, y, z), factor)
-    grid.add(tracks)
-    return grid
 
 
 def join(parts: Iterable[Localisations]) -> Localisations:
