@@ -143,7 +143,7 @@ def with_velocity(trajectories: Trajectories, geometry: Geometry) -> Trajectorie
     before, after = np.maximum(row - 1, first), np.minimum(row + 1, last)
     interval_s = (trajectories.frame[after] - trajectories.frame[before]) / geometry.frame_rate_hz
     position_m = geometry.to_scanner_m(trajectories.position_voxel)
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a track is a single sample
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 where a track is a single sample
         velocity = (position_m[after] - position_m[before]) / interval_s[:, None]
     return replace(trajectories, velocity_m_s=velocity)
 

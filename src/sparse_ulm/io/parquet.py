@@ -1,4 +1,4 @@
-"""Tracks as Parquet: the columns of the CSV file, in full precision and a fraction of its size; wants pyarrow."""
+"""Tracks as Parquet: the columns of the CSV file, in full precision; wants pyarrow."""
 
 import importlib
 from pathlib import Path
