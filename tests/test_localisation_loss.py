@@ -115,6 +115,23 @@ def test_of_neighbours_the_likeliest_is_the_summit() -> None:
     assert table[:, :4].tolist() == [[0, 2, 2, 2], [0, 5, 2, 2], [1, 2, 2, 2]]
 
 
+def test_neighbours_that_agree_are_one_bubble() -> None:
+    # Summit at x = 3 says 3.4; its neighbours say 3.6 (surer), 3.1 and, for another bubble, 1.0.
+    coords = torch.tensor([[0, x, y, 2, 0] for x, y in ((2, 2), (2, 3), (3, 2), (4, 2))]).int()
+    feats = torch.zeros(4, N_OUTPUTS)
+    feats[:, LOGIT] = torch.logit(torch.tensor([0.3, 0.2, 0.8, 0.4], dtype=torch.float64)).float()
+    feats[:, OFFSET] = torch.tensor([[-1.0, 0, 0], [1.1, -1.0, 0], [0.4, 0, 0], [-0.4, 0, 0]])
+    deviation = torch.tensor([0.2, 0.2, 0.2, 0.1])
+    feats[:, LOG_DEVIATION] = torch.log(deviation)[:, None]
+    table = find_summits(LocalisationOutput(SparseTensor(coords, feats, spatial_range=RANGE)), 1)[0]
+    assert len(table) == 1
+    weight = np.array([0.2 / 0.04, 0.8 / 0.04, 0.4 / 0.01])
+    assert float(table[0, 1]) == pytest.approx((weight * [3.1, 3.4, 3.6]).sum() / weight.sum(), abs=1e-5)
+    assert table[0, 2:4].tolist() == pytest.approx([2.0, 2.0], abs=1e-5)
+    assert float(table[0, 4]) == pytest.approx(0.2 + 0.8 + 0.4)
+    assert table[0, 5:8].tolist() == pytest.approx([0.2] * 3)
+
+
 def test_bubbles_of_a_block_are_those_of_the_recording() -> None:
     table = torch.tensor(
         [

@@ -63,7 +63,7 @@ class LocalisationScore(Metric):
     Bubbles outside of the grid are left out on both sides.
 
     Args:
-        threshold: A summit is a bubble when its probability exceeds this.
+        threshold: A summit is a bubble when its confidence exceeds this (`localise.find_summits`).
         gate_wavelengths: 0.25 for PALA's true positives.
     """
 

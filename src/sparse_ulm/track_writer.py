@@ -45,7 +45,7 @@ class WriteTracks:
     Args:
         blocks: The data set's items, in order of time within a recording.
         output_dir: Where the folders go.
-        threshold: Summits of the probability above this are bubbles, in (0, 1).
+        threshold: A bubble is a summit of more confidence than this (`localise.find_summits`).
         linking: Changes to how preset `gaussian_kalman` links; None values keep it.
         maps: Kinds of maps (`track_map_files.MAPS`); density is always written.
         track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
@@ -69,8 +69,8 @@ class WriteTracks:
         weights: str | Path,
     ) -> None:
         """Keep the settings; the output folder is made when the first recording is written."""
-        if not 0.0 < threshold < 1.0:
-            raise UserError(f"bubble_threshold is {threshold}; wanted a probability, 0 < threshold < 1.")
+        if not threshold > 0.0:
+            raise UserError(f"bubble_threshold is {threshold}; wanted a positive sum of probabilities, such as 1.5.")
         self.blocks, self.output_dir, self.threshold = blocks, Path(output_dir), threshold
         self.preset = find_preset("gaussian_kalman", **linking)
         self.outputs = Outputs.of(maps=maps, track_formats=track_formats)
