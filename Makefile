@@ -60,14 +60,16 @@ weights: $(VENV)/.pymust
 		--vessels $(TRAIN_VESSELS) --grid_size "[16,16,16]" $(TRAIN_PSF) $(VARIED)
 	$(RUN) --config_file configs/simulate.yaml --output_dir $(DATA)/3d/validation --seed 2101 --n_recordings 24 \
 		--vessels $(VESSELS)/seg4.swc --grid_size "[16,16,16]" $(subst side_lobe_share 0.3,side_lobe_share 0.2,$(LEFT_OUT_PSF) $(VARIED))
-	$(RUN) --config_file configs/train.yaml --dataset_dir $(DATA)/3d --output_dir runs/map
-	$(RUN) --config_file configs/train_localisation.yaml --dataset_dir $(DATA)/3d --output_dir runs/localisation
+	$(RUN) --config_file configs/train.yaml --dataset_dir $(DATA)/3d --output_dir runs/map_first --exact_epochs 8
+	$(RUN) --config_file configs/train.yaml --dataset_dir $(DATA)/3d --output_dir runs/map --pretrained runs/map_first/model.pt \
+		--n_epochs 8 --learning_rate 2.5e-3 --cascade_epochs "[0,0,0]" --val_interval 1
+	$(RUN) --config_file configs/train_localisation.yaml --dataset_dir $(DATA)/3d --output_dir runs/localisation --n_epochs 5
 	$(RUN) --config_file configs/simulate.yaml --output_dir $(DATA)/2d/train --seed 5101 --n_recordings 200 \
 		--vessels $(TRAIN_VESSELS) --grid_size "[64,1,64]" $(TRAIN_PSF) $(VARIED)
 	$(RUN) --config_file configs/simulate.yaml --output_dir $(DATA)/2d/validation --seed 6101 --n_recordings 12 \
 		--vessels $(VESSELS)/seg4.swc --grid_size "[64,1,64]" $(LEFT_OUT_PSF) $(VARIED)
 	$(RUN) --config_file configs/train.yaml --spatial_dims 2 --dataset_dir $(DATA)/2d --output_dir runs/map_2d \
-		--n_epochs 16 --exact_epochs 5
+		--n_epochs 16
 
 # The tables and figures of docs/benchmarks.md. What is finished stays in WORK, and a second call goes on from there; WORK
 # is named by the commit, since results follow from the code. Two development packages make the physics sets (PyMUST,

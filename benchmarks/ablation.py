@@ -43,7 +43,7 @@ def training_of(name: str, args: argparse.Namespace, seed: int, n_epochs: int) -
         options["val_interval"] = max(1, n_epochs // 2)
         return Training(("train.yaml", "dense_train.yaml"), options, seed, epoch_steps=DENSE_STEPS)
     options |= {"variant": name.removesuffix(RELEASED), "val_interval": max(1, n_epochs // 4)}
-    options["cascade_epochs"], options["exact_epochs"] = [max(1, n_epochs // 15)] * 3, n_epochs // 3
+    options["cascade_epochs"] = [max(1, n_epochs // 15)] * 3
     return Training(("train.yaml",), options | (OVERRIDES if name.endswith(RELEASED) else {}), seed)
 
 
