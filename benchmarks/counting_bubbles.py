@@ -153,7 +153,8 @@ def speed_counts(path: Path, recording: Acquisition, truth: Truth) -> Counts | N
 
 
 def _speed_sums(speed: np.ndarray, true: np.ndarray) -> Counts:
-    v, w = speed.astype(np.float64), true.astype(np.float64)
+    v: np.ndarray = speed.astype(np.float64)
+    w: np.ndarray = true.astype(np.float64)
     sums = {"speed": v.sum(), "true": w.sum(), "error": np.abs(v - w).sum(), "share": (np.abs(v - w) / w).sum()}
     return {"n_voxels": len(v)} | {name: float(value) for name, value in sums.items()}
 
