@@ -186,7 +186,7 @@ def _row(motion: str, snr_db: float, method: Method, bound_um: np.ndarray, score
 def bound_table(rows: list[dict[str, Any]]) -> Table:
     """Lay the errors out beside the bound."""
     header = ("bubbles", "SNR (dB)", "method", "precision λ/2", "recall λ/2", "bound x, y, z (µm)", "RMSE x, y, z (µm)",
-              "RMSE / bound x", "y", f"z (target: {TARGET})")  # fmt: skip
+              "bias x, y, z (µm)", "RMSE / bound x", "y", f"z (target: {TARGET})")  # fmt: skip
 
     def cell(value: float | None, digits: int = 2) -> str:
         return "—" if value is None else f"{value:.{digits}f}"
@@ -196,7 +196,8 @@ def bound_table(rows: list[dict[str, Any]]) -> Table:
         (
             (r["motion"], f"{r['snr_db']:g}", r["method"], cell(r["scores"][f"bubble_precision_{GATE}"]),
              cell(r["scores"][f"bubble_recall_{GATE}"]), ", ".join(cell(b) for b in r["bound_um"]),
-             ", ".join(cell(e) for e in r["rmse_um"]), *(cell(o) for o in r["over"]))
+             ", ".join(cell(e) for e in r["rmse_um"]),
+             ", ".join(cell(r["scores"][f"bias_{axis}_um_{GATE}"]) for axis in "xyz"), *(cell(o) for o in r["over"]))
             for r in rows
         ),
     )  # fmt: skip
