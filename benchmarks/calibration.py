@@ -7,6 +7,8 @@ from typing import Any
 from pooling import Table, by_concentration, over_seeds, shown, table
 from referee import PRESETS, Method, score
 
+from sparse_ulm.checkpoint import find_method
+
 PROBABILITIES = tuple(round(0.2 + 0.05 * i, 2) for i in range(15))
 """0.2 to 0.9."""
 
@@ -22,7 +24,8 @@ def calibrate(work: Path, methods: list[Method], folders: dict[float | None, lis
 
     Args:
         work: Where results are kept.
-        methods: Other presets than our own are left out: their thresholds belong to the tools they come from.
+        methods: Other presets than our own are left out: their thresholds belong to the tools they come from. So are
+            LocalisationNets, whose threshold localisation_comparison.py chooses.
         folders: Recordings by concentration (None: as they say themselves), one folder per seed.
 
     Returns:
@@ -30,7 +33,7 @@ def calibrate(work: Path, methods: list[Method], folders: dict[float | None, lis
     """
     rows = []
     for method in methods:
-        if not method.is_network and method.name != DEFAULT_PRESET:
+        if not (has_probability(method) if method.is_network else method.name == DEFAULT_PRESET):
             continue
         parameter = "probability_threshold" if method.is_network else "noise_factor"
         for given, of_seeds in folders.items():
@@ -39,6 +42,11 @@ def calibrate(work: Path, methods: list[Method], folders: dict[float | None, lis
                     told = {"method": method.name, "parameter": parameter, "value": value}
                     rows.append(told | {"concentration": concentration} | over_seeds(own))
     return rows
+
+
+def has_probability(method: Method) -> bool:
+    """Tell whether a network makes a map of probabilities."""
+    return find_method(method.options.get("method", "auto"), method.options["weights"]) == "trajectory_map"
 
 
 def _over_values(work: Path, method: Method, folders: list[Path]) -> dict[float, list[dict[str, Any]]]:

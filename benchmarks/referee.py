@@ -26,6 +26,8 @@ from sparse_ulm.io.atomic import atomic_path
 
 PRESETS = ("gaussian_kalman", "pala_rat", "open3dulm", "clinical_interpolated")
 WEIGHTS_OF_DIMS = {3: ROOT / "models" / "model.pt", 2: ROOT / "models" / "model_2d.pt"}
+SHIPPED = (f"TrajectoryMapNet={WEIGHTS_OF_DIMS[3]}", f"LocalisationNet={ROOT / 'models' / 'localisation.pt'}")
+"""Both networks; configs/inference.yaml tells by the weights which one it has."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,11 @@ def load_json(path: Path) -> Any:
 
 def add_arguments(parser: argparse.ArgumentParser, *, n_recordings: int, grid_size: Sequence[int], seed: int) -> None:
     """Add the options that the comparisons share."""
-    weights = [str(WEIGHTS_OF_DIMS[3])]
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps what is finished")
     parser.add_argument("--vessels", nargs="+", default=["synthetic"], help="SWC files; synthetic trees by default")
-    parser.add_argument("--weights", nargs="*", default=weights, help="[NAME=]FILE[@THRESHOLD] of one or more networks")
+    parser.add_argument(
+        "--weights", nargs="*", default=list(SHIPPED), help="[NAME=]FILE[@THRESHOLD] of one or more networks"
+    )
     parser.add_argument("--network", nargs="*", default=[], help="KEY=VALUE of inference.yaml, for all networks")
     parser.add_argument("--presets", nargs="*", default=list(PRESETS), help="of configs/classical.yaml")
     parser.add_argument("--n_recordings", type=int, default=n_recordings, help="per seed and concentration")
