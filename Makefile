@@ -77,8 +77,9 @@ weights: $(VENV)/.pymust
 WORK ?= build/benchmark-$(shell git rev-parse --short HEAD 2>/dev/null || echo work)
 RESULTS := benchmarks/results
 GRAPHS := $(VESSELS)/seg1.swc $(VESSELS)/seg2.swc $(VESSELS)/seg3.swc
-ESDIVA_FAMILIES ?= 8mhz 15mhz_rows 8mhz_adverse
-ESDIVA_SEEDS ?= 7001 7002 7003
+# family-seed, three seeds each
+ESDIVA_SETS ?= 8mhz-7001 8mhz-7002 8mhz-7011 15mhz_rows-7001 15mhz_rows-7002 15mhz_rows-7003 \
+	8mhz_adverse-7001 8mhz_adverse-7003 8mhz_adverse-7011
 PY := OMP_NUM_THREADS=1 $(BIN)/python
 
 benchmark: $(VENV)/.installed
@@ -96,22 +97,24 @@ $(VENV)/.physics: $(VENV)/.pymust
 
 $(WORK)/kernels_%.npz: $(VENV)/.pymust
 	mkdir -p $(WORK)
-	$(PY) benchmarks/simus3_kernels.py --family $* --n_kernels $(if $(filter train,$*),150,40) --seed 1 --output $@
+	$(PY) benchmarks/simus3_kernels.py --family $* --n_kernels $(if $(filter train,$*),150,40) \
+		--seed $(if $(filter train,$*),1,2) --output $@
 
 benchmark-scores: $(VENV)/.physics $(WORK)/kernels_train.npz $(WORK)/kernels_left_out.npz
 	$(PY) benchmarks/concentration.py --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc --n_recordings 4 \
 		--json $(RESULTS)/concentration.json
-	for family in $(ESDIVA_FAMILIES); do for seed in $(ESDIVA_SEEDS); do \
-		test -f $(WORK)/esdiva/$$family-$$seed.done || { $(PY) benchmarks/physics/esdiva_recordings.py --family $$family \
-			--seed $$seed --vessels $(VESSELS)/seg4.swc --output_dir $(WORK)/esdiva/$$family-$$seed && \
-			touch $(WORK)/esdiva/$$family-$$seed.done; } || exit 1; done; done
+	for set in $(ESDIVA_SETS); do \
+		test -f $(WORK)/esdiva/$$set.done || { $(PY) benchmarks/physics/esdiva_recordings.py --family $${set%-*} \
+			--seed $${set##*-} --vessels $(VESSELS)/seg4.swc --output_dir $(WORK)/esdiva/$$set && \
+			touch $(WORK)/esdiva/$$set.done; } || exit 1; done
 	$(PY) benchmarks/domain_shift.py --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc \
+		--n_recordings 3 --training side_lobe_share=0.3 psf_table_share=0.45 \
 		--train_tables $(WORK)/kernels_train.npz --left_out_tables $(WORK)/kernels_left_out.npz \
 		--calibrate --json $(RESULTS)/calibration.json
 	$(PY) benchmarks/domain_shift.py --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc \
 		--n_recordings 3 --presets gaussian_kalman --training side_lobe_share=0.3 psf_table_share=0.45 \
 		--train_tables $(WORK)/kernels_train.npz --left_out_tables $(WORK)/kernels_left_out.npz --extra \
-		$(foreach f,$(ESDIVA_FAMILIES),$(foreach s,$(ESDIVA_SEEDS),"esdiva $(f)=$(WORK)/esdiva/$(f)-$(s)")) \
+		$(foreach s,$(ESDIVA_SETS),"esdiva $(firstword $(subst -, ,$(s)))=$(WORK)/esdiva/$(s)") \
 		--json $(RESULTS)/domain_shift.json
 	$(PY) benchmarks/acquisition_time.py --work $(WORK) --vessels $(VESSELS)/seg4.swc --grid_size 16 16 16 --n_frames 1024 \
 		--json $(RESULTS)/acquisition_time.json
