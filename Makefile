@@ -81,6 +81,8 @@ GRAPHS := $(VESSELS)/seg1.swc $(VESSELS)/seg2.swc $(VESSELS)/seg3.swc
 ESDIVA_SETS ?= 8mhz-7001 8mhz-7002 8mhz-7011 15mhz_rows-7001 15mhz_rows-7002 15mhz_rows-7003 \
 	8mhz_adverse-7001 8mhz_adverse-7003 8mhz_adverse-7011
 PY := OMP_NUM_THREADS=1 $(BIN)/python
+BUBBLES = --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc --train_tables $(WORK)/kernels_train.npz \
+	--left_out_tables $(WORK)/kernels_left_out.npz --training side_lobe_share=0.3 psf_table_share=0.45
 
 benchmark: $(VENV)/.installed
 	$(MAKE) benchmark-scores
@@ -116,6 +118,14 @@ benchmark-scores: $(VENV)/.physics $(WORK)/kernels_train.npz $(WORK)/kernels_lef
 		--train_tables $(WORK)/kernels_train.npz --left_out_tables $(WORK)/kernels_left_out.npz --extra \
 		$(foreach s,$(ESDIVA_SETS),"esdiva $(firstword $(subst -, ,$(s)))=$(WORK)/esdiva/$(s)") \
 		--json $(RESULTS)/domain_shift.json
+	$(PY) benchmarks/localisation_comparison.py $(BUBBLES) --n_recordings 2 --calibrate \
+		--json $(RESULTS)/localisation_calibration.json
+	$(PY) benchmarks/localisation_comparison.py $(BUBBLES) --n_recordings 3 \
+		--calibration $(RESULTS)/localisation_calibration.json --extra \
+		$(foreach s,$(ESDIVA_SETS),"esdiva $(firstword $(subst -, ,$(s)))=$(WORK)/esdiva/$(s)") \
+		--json $(RESULTS)/localisation.json
+	$(PY) benchmarks/cramer_rao.py --work $(WORK) --calibration $(RESULTS)/localisation_calibration.json \
+		--json $(RESULTS)/cramer_rao.json
 	$(PY) benchmarks/acquisition_time.py --work $(WORK) --vessels $(VESSELS)/seg4.swc --grid_size 16 16 16 --n_frames 1024 \
 		--json $(RESULTS)/acquisition_time.json
 	$(PY) benchmarks/ablation.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(VESSELS)/seg4.swc --jobs 2 \
