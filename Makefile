@@ -70,6 +70,8 @@ weights: $(VENV)/.pymust
 		--vessels $(VESSELS)/seg4.swc --grid_size "[64,1,64]" $(LEFT_OUT_PSF) $(VARIED)
 	$(RUN) --config_file configs/train.yaml --spatial_dims 2 --dataset_dir $(DATA)/2d --output_dir runs/map_2d \
 		--n_epochs 16
+	$(RUN) --config_file configs/candidate_train.yaml --dataset_dir $(DATA)/3d --output_dir runs/candidate
+	$(RUN) --config_file configs/candidate_train.yaml --spatial_dims 2 --dataset_dir $(DATA)/2d --output_dir runs/candidate_2d
 
 # The tables and figures of docs/benchmarks.md. What is finished stays in WORK, and a second call goes on from there; WORK
 # is named by the commit, since results follow from the code. Two development packages make the physics sets (PyMUST,
