@@ -42,7 +42,7 @@ check: $(VENV)/.installed
 	$(BIN)/python bundle/verify.py
 	$(BIN)/python -m pytest -q -m "not slow"
 
-# The training of the shipped weights, whole: kernels, recordings, three trainings. About three hours on 2 cores.
+# The training of all shipped weights: kernels, recordings, then one network after the other. About three hours on 2 cores.
 VESSELS ?= ../shared/data/vessels
 DATA ?= data/simulated
 TRAIN_VESSELS := "['$(VESSELS)/seg1.swc','$(VESSELS)/seg2.swc','$(VESSELS)/seg3.swc']"
