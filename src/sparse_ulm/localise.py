@@ -6,7 +6,7 @@ summit's own answer (docs/decisions/0006).
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sparse_ulm.localisations import Localisations
@@ -19,7 +19,8 @@ from sparse_ulm.networks.localisation import (
     LocalisationOutput,
 )
 from sparse_ulm.sparse import SparseTensor
-from sparse_ulm.sparse.keys import find_keys, site_keys
+from sparse_ulm.sparse.maps import neighbours
+from sparse_ulm.sparse.pairs import Pairs
 
 LEAST_PROBABILITY = 0.05
 """Summits below this are dropped at once; every threshold in use lies above."""
@@ -41,11 +42,11 @@ def find_summits(output: LocalisationOutput, n_samples: int) -> list[BubbleTable
     """
     sites = output.sites
     probability = torch.sigmoid(sites.feats[:, LOGIT].detach())
-    candidate = torch.nonzero(probability > LEAST_PROBABILITY)[:, 0]
-    candidate = candidate[torch.sort(probability[candidate], descending=True, stable=True).indices]
-    kept = candidate[_is_first_of_neighbours(sites.coords[candidate], sites.spatial_range)]
+    # The network's first layer has left this very map behind.
+    near = neighbours(sites, (3, 3 if sites.spatial_range[2] > 1 else 1, 3, 1))
+    kept = torch.nonzero(_is_summit(probability, near))[:, 0]
     coords, feats = sites.coords[kept], sites.feats[kept].detach()
-    position, confidence = _agreed(sites, probability, kept)
+    position, confidence = _agreed(sites, probability, near, kept)
     deviation = torch.exp(feats[:, LOG_DEVIATION].clamp(*LOG_DEVIATION_RANGE))
     columns = [coords[:, 4:5].to(feats.dtype), position, confidence[:, None], deviation]
     table = torch.cat([*columns, torch.exp(feats[:, LOG_AMPLITUDE : LOG_AMPLITUDE + 1])], dim=1)
@@ -79,33 +80,33 @@ def _by_frame(table: BubbleTable) -> BubbleTable:
     return table[torch.sort(table[:, 0], stable=True).indices]
 
 
-def _agreed(sites: SparseTensor, probability: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the kept sites' bubbles (n, 3); summed probability of the answers that agree on each (n,)."""
-    near, found = _neighbours(sites.coords, sites.coords[kept], sites.spatial_range)
+def _is_summit(probability: Float[Tensor, " sites"], near: Pairs) -> Bool[Tensor, " sites"]:
+    """Tell which sites have no likelier neighbour, and no equal one before them."""
+    is_summit = probability > LEAST_PROBABILITY
+    for _, other, own in near.taps():
+        theirs, ours = probability[other], probability[own]
+        is_summit[own[(theirs > ours) | ((theirs == ours) & (other < own))]] = False
+    return is_summit
+
+
+def _agreed(
+    sites: SparseTensor, probability: Float[Tensor, " sites"], near: Pairs, kept: Int64[Tensor, " n"]
+) -> tuple[Float[Tensor, "n xyz=3"], Float[Tensor, " n"]]:
+    """Positions of the kept sites' bubbles, and the summed probability of the answers that agree on each."""
     answer = sites.coords[:, 1:4] + sites.feats[:, OFFSET].detach()
-    apart = (answer[near] - answer[kept, None]).norm(dim=2)
-    weight = probability[near] * (found & (apart < AGREEMENT_VOXELS))
     precision = torch.exp(-2.0 * sites.feats[:, LOG_DEVIATION].detach().clamp(*LOG_DEVIATION_RANGE))
-    share = weight[..., None] * precision[near]
-    return (share * answer[near]).sum(dim=1) / share.sum(dim=1), weight.sum(dim=1)
-
-
-def _neighbours(coords: Tensor, of: Tensor, spatial_range: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Rows of `coords` (b, x, y, z, t) in the 27 voxels round each row of `of`, and whether there is one: (n, 27)."""
-    step = torch.cartesian_prod(*[torch.arange(-1, 2, dtype=coords.dtype, device=coords.device)] * 3)
-    # A margin round the grid keeps a step over its edge from landing on the other side.
-    margin = torch.tensor([0, 1, 1, 1, 0], dtype=coords.dtype, device=coords.device)
-    extent = [n + 2 * m for n, m in zip(spatial_range, margin.tolist(), strict=True)]
-    own = site_keys(coords + margin, extent)
-    order = torch.argsort(own)
-    around = (of[:, None] + margin + torch.nn.functional.pad(step, (1, 1))).reshape(-1, 5)
-    row, found = find_keys(own[order], site_keys(around, extent))
-    shape = len(of), len(step)
-    return (order[row] if len(coords) else row).reshape(shape), found.reshape(shape)
-
-
-def _is_first_of_neighbours(coords: Tensor, spatial_range: tuple[int, ...]) -> Tensor:
-    """Tell which rows (b, x, y, z, t), best first, have no better neighbour in their frame."""
-    near, found = _neighbours(coords, coords, spatial_range)
-    rank = torch.arange(len(coords), device=coords.device)
-    return ~(found & (near < rank[:, None])).any(dim=1)
+    number = torch.full((len(probability),), -1, device=kept.device)
+    number[kept] = torch.arange(len(kept), device=kept.device)
+    confidence = probability.new_zeros(len(kept))
+    moment, total = answer.new_zeros(len(kept), 3), answer.new_zeros(len(kept), 3)
+    for _, other, own in near.taps():
+        of_kept = torch.nonzero(number[own] >= 0)[:, 0]
+        by, of = other[of_kept], own[of_kept]
+        agrees = (answer[by] - answer[of]).norm(dim=1) < AGREEMENT_VOXELS
+        weight, row = probability[by] * agrees, number[of]
+        share = weight[:, None] * precision[by]
+        # No row stands twice within a tap.
+        confidence[row] += weight
+        moment[row] += share * answer[by]
+        total[row] += share
+    return moment / total, confidence
