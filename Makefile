@@ -3,7 +3,7 @@
 #   make test    set up, run the tests (no shared data, compiler or GPU needed)
 #   make check   ruff, types, tests, bundle verification
 #   make weights train models/model.pt again (needs the vessel graphs: docs/README.md)
-#   make benchmark  every table and figure of docs/benchmarks.md from seeds (needs the vessel graphs; hours, see there)
+#   make benchmark  every table and figure of docs/benchmarks.md from seeds (needs the vessel graphs; about two hours, see there)
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -13,6 +13,7 @@ export PYTHONUNBUFFERED = 1
 
 .PHONY: demo test test-slow check weights benchmark benchmark-costs benchmark-scores clean
 .DEFAULT_GOAL := demo
+.DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -74,22 +75,43 @@ weights: $(VENV)/.pymust
 	$(RUN) --config_file configs/candidate_train.yaml --spatial_dims 2 --dataset_dir $(DATA)/2d --output_dir runs/candidate_2d
 
 # The tables and figures of docs/benchmarks.md. What is finished stays in WORK, and a second call goes on from there; WORK
-# is named by the commit, since results follow from the code. Two development packages make the physics sets (PyMUST,
-# eSDIva with what it asks for).
+# is named by the commit, since results follow from the code. Results and figures replace those of the repository when all
+# of them are there. Two development packages make the physics sets (PyMUST, eSDIva with what it asks for).
 WORK ?= build/benchmark-$(shell git rev-parse --short HEAD 2>/dev/null || echo work)
-RESULTS := benchmarks/results
+JOBS ?= 2
 GRAPHS := $(VESSELS)/seg1.swc $(VESSELS)/seg2.swc $(VESSELS)/seg3.swc
+UNSEEN := $(VESSELS)/seg4.swc
 # family-seed, three seeds each
 ESDIVA_SETS ?= 8mhz-7001 8mhz-7002 8mhz-7011 15mhz_rows-7001 15mhz_rows-7002 15mhz_rows-7003 \
 	8mhz_adverse-7001 8mhz_adverse-7003 8mhz_adverse-7011
 PY := OMP_NUM_THREADS=1 $(BIN)/python
-BUBBLES = --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc --train_tables $(WORK)/kernels_train.npz \
-	--left_out_tables $(WORK)/kernels_left_out.npz --training side_lobe_share=0.3 psf_table_share=0.45
+RESULTS := $(WORK)/results
+FIGURES := $(WORK)/figures
+KERNELS := $(WORK)/kernels_train.npz $(WORK)/kernels_left_out.npz
+ESDIVA := $(ESDIVA_SETS:%=$(WORK)/esdiva/%.done)
+EXTRA := $(foreach s,$(ESDIVA_SETS),"esdiva $(firstword $(subst -, ,$(s)))=$(WORK)/esdiva/$(s)")
+KINDS := --training side_lobe_share=0.3 psf_table_share=0.45 --train_tables $(WORK)/kernels_train.npz \
+	--left_out_tables $(WORK)/kernels_left_out.npz
+# Long ones first, so that no core waits at the end.
+SCORES := ablation_2d domain_shift localisation_calibration localisation concentration acquisition_time calibration cramer_rao
+COSTS := inference_block training_step threads training_memory engines dense_memory sparsification
 
-benchmark: $(VENV)/.installed
-	$(MAKE) benchmark-scores
+benchmark: $(VENV)/.physics
+	mkdir -p $(WORK) && test -f $(WORK)/started || date -u +%Y-%m-%dT%H:%M:%SZ > $(WORK)/started
+	$(MAKE) -j $(JOBS) benchmark-scores
 	$(MAKE) benchmark-costs
+	$(BIN)/python benchmarks/whole_run.py --results $(RESULTS) --jobs $(JOBS) --started "$$(cat $(WORK)/started)" \
+		--json $(RESULTS)/whole_run.json
+	mkdir -p docs/figures benchmarks/results && cp $(FIGURES)/*.png docs/figures/ && cp $(RESULTS)/*.json benchmarks/results/
 	$(BIN)/python benchmarks/write_docs.py
+
+benchmark-scores: $(KERNELS) $(ESDIVA) $(SCORES:%=$(RESULTS)/%.json)
+
+# Time and memory: on a machine that does nothing else, one after the other.
+benchmark-costs: $(COSTS:%=$(RESULTS)/%.json)
+
+$(ESDIVA) $(KERNELS) $(SCORES:%=$(RESULTS)/%.json): | $(VENV)/.physics
+$(COSTS:%=$(RESULTS)/%.json): | $(VENV)/.installed
 
 $(VENV)/.pymust: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-deps pymust==0.1.9
@@ -99,50 +121,67 @@ $(VENV)/.physics: $(VENV)/.pymust
 	$(BIN)/pip install --quiet -c constraints.txt esdiva==0.3.0
 	touch $@
 
-$(WORK)/kernels_%.npz: $(VENV)/.pymust
+$(WORK)/kernels_%.npz:
 	mkdir -p $(WORK)
 	$(PY) benchmarks/simus3_kernels.py --family $* --n_kernels $(if $(filter train,$*),150,40) \
 		--seed $(if $(filter train,$*),1,2) --output $@
 
-benchmark-scores: $(VENV)/.physics $(WORK)/kernels_train.npz $(WORK)/kernels_left_out.npz
-	$(PY) benchmarks/concentration.py --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc --n_recordings 4 \
-		--json $(RESULTS)/concentration.json
-	for set in $(ESDIVA_SETS); do \
-		test -f $(WORK)/esdiva/$$set.done || { $(PY) benchmarks/physics/esdiva_recordings.py --family $${set%-*} \
-			--seed $${set##*-} --vessels $(VESSELS)/seg4.swc --output_dir $(WORK)/esdiva/$$set && \
-			touch $(WORK)/esdiva/$$set.done; } || exit 1; done
-	$(PY) benchmarks/domain_shift.py --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc \
-		--n_recordings 3 --training side_lobe_share=0.3 psf_table_share=0.45 \
-		--train_tables $(WORK)/kernels_train.npz --left_out_tables $(WORK)/kernels_left_out.npz \
-		--calibrate --json $(RESULTS)/calibration.json
-	$(PY) benchmarks/domain_shift.py --work $(WORK) --workers 2 --vessels $(VESSELS)/seg4.swc \
-		--n_recordings 3 --presets gaussian_kalman --training side_lobe_share=0.3 psf_table_share=0.45 \
-		--train_tables $(WORK)/kernels_train.npz --left_out_tables $(WORK)/kernels_left_out.npz --extra \
-		$(foreach s,$(ESDIVA_SETS),"esdiva $(firstword $(subst -, ,$(s)))=$(WORK)/esdiva/$(s)") \
-		--json $(RESULTS)/domain_shift.json
-	$(PY) benchmarks/localisation_comparison.py $(BUBBLES) --n_recordings 2 --calibrate \
-		--json $(RESULTS)/localisation_calibration.json
-	$(PY) benchmarks/localisation_comparison.py $(BUBBLES) --n_recordings 3 \
-		--calibration $(RESULTS)/localisation_calibration.json --extra \
-		$(foreach s,$(ESDIVA_SETS),"esdiva $(firstword $(subst -, ,$(s)))=$(WORK)/esdiva/$(s)") \
-		--json $(RESULTS)/localisation.json
-	$(PY) benchmarks/cramer_rao.py --work $(WORK) --calibration $(RESULTS)/localisation_calibration.json \
-		--json $(RESULTS)/cramer_rao.json
-	$(PY) benchmarks/acquisition_time.py --work $(WORK) --vessels $(VESSELS)/seg4.swc --grid_size 16 16 16 --n_frames 1024 \
-		--json $(RESULTS)/acquisition_time.json
-	$(PY) benchmarks/ablation.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(VESSELS)/seg4.swc --jobs 2 \
-		--workers 2 --json $(RESULTS)/ablation_2d.json
+$(WORK)/esdiva/%.done:
+	rm -rf $(WORK)/esdiva/$*
+	$(PY) benchmarks/physics/esdiva_recordings.py --family $(firstword $(subst -, ,$*)) --seed $(lastword $(subst -, ,$*)) \
+		--vessels $(UNSEEN) --output_dir $(WORK)/esdiva/$*
+	touch $@
 
-# Time and memory: on a machine that does nothing else. Each line takes minutes and can be repeated alone; of sparsification,
-# trainings and recordings are kept in WORK.
-benchmark-costs: $(VENV)/.installed
-	$(BIN)/python benchmarks/inference_block.py --threads 1 --json $(RESULTS)/inference_block.json
-	$(BIN)/python benchmarks/training_step.py --json $(RESULTS)/training_step.json
-	$(BIN)/python benchmarks/threads.py --json $(RESULTS)/threads.json
-	$(BIN)/python benchmarks/training_memory.py --json $(RESULTS)/training_memory.json
-	$(BIN)/python benchmarks/engines.py --quick --json $(RESULTS)/engines.json
-	$(BIN)/python benchmarks/dense_memory.py --inference --json $(RESULTS)/dense_memory.json
-	$(PY) benchmarks/sparsification.py --recordings 6 --vessels $(GRAPHS) --dice $(WORK) --json $(RESULTS)/sparsification.json
+$(RESULTS)/ablation_2d.json:
+	$(PY) benchmarks/ablation.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(UNSEEN) --json $@
+
+$(RESULTS)/concentration.json:
+	$(PY) benchmarks/concentration.py --work $(WORK) --vessels $(UNSEEN) --n_recordings 4 \
+		--figure $(FIGURES)/concentration.png --json $@
+
+$(RESULTS)/acquisition_time.json:
+	$(PY) benchmarks/acquisition_time.py --work $(WORK) --vessels $(UNSEEN) --grid_size 16 16 16 --n_frames 1024 \
+		--figure $(FIGURES)/acquisition_time.png --json $@
+
+$(RESULTS)/calibration.json: $(KERNELS)
+	$(PY) benchmarks/domain_shift.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 3 --calibrate --json $@
+
+$(RESULTS)/domain_shift.json: $(KERNELS) $(ESDIVA)
+	$(PY) benchmarks/domain_shift.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 3 \
+		--presets gaussian_kalman --extra $(EXTRA) --json $@
+
+$(RESULTS)/localisation_calibration.json: $(KERNELS)
+	$(PY) benchmarks/localisation_comparison.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 2 \
+		--calibrate --json $@
+
+# After the domain shift, whose recordings it shares.
+$(RESULTS)/localisation.json: $(RESULTS)/localisation_calibration.json $(RESULTS)/domain_shift.json
+	$(PY) benchmarks/localisation_comparison.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 3 \
+		--calibration $< --extra $(EXTRA) --json $@
+
+$(RESULTS)/cramer_rao.json: $(RESULTS)/localisation_calibration.json
+	$(PY) benchmarks/cramer_rao.py --work $(WORK) --calibration $< --json $@
+
+$(RESULTS)/inference_block.json:
+	$(BIN)/python benchmarks/inference_block.py --threads 1 --json $@
+
+$(RESULTS)/training_step.json:
+	$(BIN)/python benchmarks/training_step.py --json $@
+
+$(RESULTS)/threads.json:
+	$(BIN)/python benchmarks/threads.py --json $@
+
+$(RESULTS)/training_memory.json:
+	$(BIN)/python benchmarks/training_memory.py --json $@
+
+$(RESULTS)/engines.json:
+	$(BIN)/python benchmarks/engines.py --quick --json $@
+
+$(RESULTS)/dense_memory.json:
+	$(BIN)/python benchmarks/dense_memory.py --inference --json $@
+
+$(RESULTS)/sparsification.json:
+	$(PY) benchmarks/sparsification.py --recordings 6 --vessels $(GRAPHS) --dice $(WORK) --json $@
 
 clean:
 	rm -rf $(VENV) demo_output build dist

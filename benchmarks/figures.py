@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from machine import ROOT
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,7 +11,6 @@ from pooling import spread
 
 from sparse_ulm.io.atomic import atomic_path
 
-DOCS = ROOT / "docs"
 METADATA = {"Software": None}
 """No version of matplotlib in the file: the same numbers give the same bytes."""
 
@@ -69,5 +67,5 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def named_in_docs(table: str, path: Path) -> dict[str, str]:
-    """Name the figure of a table as the docs see it; nothing where it lies elsewhere."""
-    return {table: path.relative_to(DOCS).as_posix()} if path.is_relative_to(DOCS) else {}
+    """Name the figure of a table as the docs see it; nothing where it lies in no folder `figures`."""
+    return {table: f"figures/{path.name}"} if path.parent.name == "figures" else {}

@@ -39,7 +39,7 @@ LOW_SIGNAL = "white noise, 5 to 10 dB"
 LOCALISATION_WEIGHTS = ROOT / "models" / "localisation.pt"
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
-    "localisation": {"bubble_threshold": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)},
+    "localisation": {"bubble_threshold": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)},
     PRESETS[0]: {"noise_factor": (2.5, 3.0, 4.0, 5.0, 6.0, 8.0), "side_lobe_ratio": (0.15, 0.25, 0.35, 0.5)},
 }
 """Values that a calibration tries, by kind of network or preset; all combinations."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,19 @@ def test_make_runs_every_benchmark_of_the_page() -> None:
     made = set(re.findall(r"benchmarks/(\w+)\.py", (ROOT / "Makefile").read_text(encoding="utf-8")))
     assert {"domain_shift", "engines", "dense_memory"} < written
     assert written <= made
+
+
+def test_minutes_of_a_whole_run_are_those_of_its_scripts(tmp_path: Path) -> None:
+    import whole_run
+
+    for name, minutes in (("short", 1.6), ("long", 61.2)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(record() | {"minutes": minutes}))
+    file = tmp_path / "whole_run.json"
+    started = (datetime.now(UTC) - timedelta(minutes=90)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for _ in range(2):  # the second time its own file lies there too
+        options = ["--results", str(tmp_path), "--jobs", "2", "--started", started, "--json", str(file)]
+        found = whole_run.main(options)
+    assert found == pytest.approx({"long": 61.2, "short": 1.6, "whole": 90.0}, abs=0.1)
+    kept = json.loads(file.read_text())
+    assert kept["tables"]["whole_run"]["rows"] == [["long", "61"], ["short", "2"], ["all, 2 at a time", "90"]]
+    assert kept["minutes"] == pytest.approx(90.0, abs=0.1)
