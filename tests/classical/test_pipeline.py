@@ -98,5 +98,5 @@ def test_a_bright_object_at_rest_is_the_map_unless_it_is_filtered_out(filters):
 
 def test_settings_that_leave_no_way_to_smooth_are_refused():
     preset = replace(find_preset("open3dulm", n_brightest=1), smooth_span=None)
-    with pytest.raises(UserError, match="smooth_span and acceleration_m_s2 are both null"):
+    with pytest.raises(UserError, match="smooth_span and bend_radius_m are both null"):
         process(recording(), preset, RECORDED)

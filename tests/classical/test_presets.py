@@ -28,7 +28,7 @@ def test_changes_by_name_and_none_keeps():
 def test_every_preset_says_how_far_to_link_and_how_to_smooth(name):
     preset = PRESETS[name]
     assert preset.max_speed(frame_rate_hz=500.0, wavelength_m=1e-4) > 0
-    assert preset.smooth_span is not None or preset.acceleration_m_s2 is not None
+    assert preset.smooth_span is not None or preset.bend_radius_m is not None
     assert preset.noise_factor is not None or preset.n_brightest is not None
     assert {field.name for field in fields(Preset)} == set(vars(preset))
 

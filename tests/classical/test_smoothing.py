@@ -7,7 +7,14 @@ import pytest
 from track_cases import ANISOTROPIC, CUBIC, FRAME_RATE_HZ
 
 from sparse_ulm.acquisition import Geometry, as_rows
-from sparse_ulm.classical.smoothing import fill_gaps, interpolate, smooth, smooth_by_acceleration, with_velocity
+from sparse_ulm.classical.smoothing import (
+    fill_gaps,
+    interpolate,
+    smooth,
+    smooth_along_bends,
+    smooth_by_acceleration,
+    with_velocity,
+)
 from sparse_ulm.errors import UserError
 from sparse_ulm.localisations import Trajectories
 
@@ -113,15 +120,55 @@ def test_noise_is_smoothed_and_straight_lines_stay():
     assert np.std(smoothed.position_voxel - line) < 0.5 * 0.2
 
 
+def test_every_track_may_have_an_acceleration_of_its_own():
+    paths, deviation_m = random_paths(9, 6, seed=5), np.full((15, 3), 2e-5)
+    both = smooth_by_acceleration(tracks_of(*paths), deviation_m, CUBIC, acceleration_m_s2=np.array([0.5, 40.0]))
+    for number, acceleration in enumerate((0.5, 40.0)):
+        path = paths[number]
+        alone = smooth_by_acceleration(tracks_of(path), deviation_m[: len(path)], CUBIC, acceleration_m_s2=acceleration)
+        np.testing.assert_allclose(both.position_voxel[both.track_id == number], alone.position_voxel, atol=1e-9)
+
+
+def test_slow_bubbles_lose_their_noise_and_fast_ones_keep_their_bends():
+    """One call: 0.5 mm/s straight on under noise of twice the way per frame, and 20 mm/s on a circle of 0.2 mm."""
+    rng, n, noise_voxel = np.random.default_rng(8), 60, 0.02
+    slow = np.arange(n)[:, None] * [0.5e-3 / FRAME_RATE_HZ / 0.1e-3, 0.0, 0.0]
+    angle = np.arange(n) * (20e-3 / FRAME_RATE_HZ / 0.2e-3)
+    fast = 2.0 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
+    tracks = tracks_of(*(path + rng.normal(0, noise_voxel, path.shape) for path in (slow, fast)))
+    deviation_m = np.full((2 * n, 3), noise_voxel * 0.1e-3)
+    found = smooth_along_bends(tracks, deviation_m, CUBIC, bend_radius_m=1e-4)
+    speed = np.linalg.norm(found.velocity_m_s, axis=1)
+    assert speed[found.track_id == 0].mean() == pytest.approx(0.5e-3, rel=0.1)
+    assert speed[found.track_id == 1].mean() == pytest.approx(20e-3, rel=0.03)
+    radius = np.linalg.norm(found.position_voxel[found.track_id == 1], axis=1)
+    assert radius == pytest.approx(np.full(n, 2.0), abs=0.05)
+    # One acceleration for both does worse on one of them.
+    stiff, loose = (
+        smooth_by_acceleration(tracks, deviation_m, CUBIC, acceleration_m_s2=a).velocity_m_s for a in (0.05, 4.0)
+    )
+    assert np.linalg.norm(loose[:n], axis=1).mean() > 1.5 * 0.5e-3
+    assert np.linalg.norm(stiff[n:], axis=1).mean() < 0.9 * 20e-3
+
+
+def test_a_track_without_a_sure_position_has_a_path():
+    tracks = tracks_of(*random_paths(40, seed=9))
+    found = smooth_along_bends(tracks, np.full((40, 3), 1e3), CUBIC, bend_radius_m=1e-4)
+    assert np.isfinite(found.position_voxel).all()
+
+
 def test_nothing_stays_nothing():
     none = tracks_of(np.zeros((0, 3)))
     assert len(smooth(fill_gaps(none), CUBIC, span=5)) == 0
     assert len(smooth_by_acceleration(none, np.zeros((0, 3)), CUBIC, acceleration_m_s2=1.0)) == 0
+    assert len(smooth_along_bends(none, np.zeros((0, 3)), CUBIC, bend_radius_m=1e-4)) == 0
 
 
 def test_a_span_below_one_is_refused():
     with pytest.raises(UserError, match="span is 0"):
         smooth(tracks_of([[0, 0, 0]]), CUBIC, span=0)
+    with pytest.raises(UserError, match=r"bend_radius_m is -1.0; wanted a positive length"):
+        smooth_along_bends(tracks_of([[0, 0, 0]]), np.ones((1, 3)), CUBIC, bend_radius_m=-1.0)
 
 
 def test_deviations_are_those_of_the_localisations_and_unknown_in_gaps():

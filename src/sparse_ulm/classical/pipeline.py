@@ -13,7 +13,7 @@ from sparse_ulm.classical.kalman import scanner_deviation_m
 from sparse_ulm.classical.linking import Linker
 from sparse_ulm.classical.localisation import localise
 from sparse_ulm.classical.presets import Preset
-from sparse_ulm.classical.smoothing import fill_gaps, smooth, smooth_by_acceleration
+from sparse_ulm.classical.smoothing import fill_gaps, smooth, smooth_along_bends
 from sparse_ulm.clutter import band_pass, remove_tissue
 from sparse_ulm.conventions import Frames
 from sparse_ulm.errors import UserError
@@ -151,7 +151,7 @@ def smooth_tracks(linker: Linker, localisations: Localisations, preset: Preset) 
     Args:
         linker: That has linked all localisations.
         localisations: In the order that the linker was given them.
-        preset: Smooths by span, or by acceleration where it has no span.
+        preset: Smooths by span, or by bends where it has no span.
 
     Raises:
         UserError: If the preset has neither.
@@ -159,10 +159,12 @@ def smooth_tracks(linker: Linker, localisations: Localisations, preset: Preset) 
     raw, geometry = linker.finish(), linker.geometry
     if preset.smooth_span is not None:
         return smooth(fill_gaps(raw), geometry, span=preset.smooth_span)
-    if preset.acceleration_m_s2 is None:
-        raise UserError("smooth_span and acceleration_m_s2 are both null; wanted one of them. Set one.")
+    if preset.bend_radius_m is None:
+        raise UserError("smooth_span and bend_radius_m are both null; wanted one of them. Set one.")
     deviation_m = scanner_deviation_m(localisations.deviation_voxel[linker.linked()], geometry)
-    return smooth_by_acceleration(raw, deviation_m, geometry, acceleration_m_s2=preset.acceleration_m_s2)
+    return smooth_along_bends(
+        raw, preset.smooth_deviation_scale * deviation_m, geometry, bend_radius_m=preset.bend_radius_m
+    )
 
 
 def join(parts: Iterable[Localisations]) -> Localisations:

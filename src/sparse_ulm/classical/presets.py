@@ -25,10 +25,13 @@ class Preset:
         linking: Method of `linking.Linker`.
         max_speed_m_s: Largest speed that is linked; None where `max_link_wavelengths` says it.
         max_link_wavelengths: Largest distance between frames that is linked; None where `max_speed_m_s` says it.
-        acceleration_m_s2: Standard deviation of a bubble's acceleration, for Kalman linking and smoothing by it.
+        acceleration_m_s2: Standard deviation of a bubble's acceleration, for Kalman linking.
         max_gap_frames: Frames in which a bubble may be missing.
         min_length: Fewest localisations of a track.
-        smooth_span: Samples of a track that are averaged; None for the likeliest path by acceleration.
+        smooth_span: Samples of a track that are averaged; None for the likeliest path by `bend_radius_m`.
+        bend_radius_m: Radius of the sharpest bends, which tells by a track's speed how much it may turn
+            (`smoothing.smooth_along_bends`).
+        smooth_deviation_scale: Errors of positions along a track over the deviations that localising states.
     """
 
     noise_factor: float | None
@@ -45,6 +48,8 @@ class Preset:
     max_gap_frames: int
     min_length: int
     smooth_span: int | None
+    bend_radius_m: float | None
+    smooth_deviation_scale: float
 
     def max_speed(self, *, frame_rate_hz: float, wavelength_m: float) -> float:
         """Give the largest speed that is linked in a recording, in m/s: the smaller of what both limits allow.
@@ -75,6 +80,8 @@ GAUSSIAN_KALMAN = Preset(
     max_gap_frames=1,
     min_length=5,
     smooth_span=None,
+    bend_radius_m=1.0e-4,
+    smooth_deviation_scale=3.0,  # a fit states the error by noise alone, not that by neighbours
 )
 """Ours, tuned on simulated recordings of the training vessels (docs/benchmarks.md)."""
 
@@ -93,6 +100,8 @@ PALA_RAT = Preset(
     max_gap_frames=0,
     min_length=16,
     smooth_span=19,
+    bend_radius_m=None,
+    smooth_deviation_scale=1.0,
 )
 """PALA's rat brain: 90 bubbles a frame, 2 pixels of a wavelength, more than 15 positions (notes §5)."""
 
@@ -111,6 +120,8 @@ OPEN3DULM = Preset(
     max_gap_frames=0,
     min_length=9,
     smooth_span=5,
+    bend_radius_m=None,
+    smooth_deviation_scale=1.0,
 )
 """Open-3DULM: 900 bubbles a volume, 9 dB of local contrast, 30 mm/s, 9 positions (notes §5)."""
 
@@ -129,6 +140,8 @@ CLINICAL_INTERPOLATED = Preset(
     max_gap_frames=0,
     min_length=16,
     smooth_span=19,
+    bend_radius_m=None,
+    smooth_deviation_scale=1.0,
 )
 """Clinical scanners' interpolated images: 100 bubbles a frame and 1.5 pixels, as PALA for a kidney, and the weighted
 average, which long windows of many pixels suit (our choice; reference notes §1.2 and §5)."""

@@ -11,6 +11,13 @@ from sparse_ulm.acquisition import Geometry
 from sparse_ulm.errors import UserError
 from sparse_ulm.localisations import Trajectories
 
+FIRST_ACCELERATION_M_S2, LEAST_ACCELERATION_M_S2, N_PASSES = 0.3, 0.05, 2
+"""Where `smooth_along_bends` starts from; what even the slowest bubble has, by pulse and by calibre; how often it looks
+again."""
+
+LARGEST_DEVIATION_WAVELENGTHS = 0.5
+"""Larger ones tell nothing, and a track of them alone would have no solution in double precision."""
+
 
 def fill_gaps(trajectories: Trajectories) -> Trajectories:
     """Add a sample, by linear interpolation, in every frame that a track skips.
@@ -82,12 +89,48 @@ def smooth(trajectories: Trajectories, geometry: Geometry, *, span: int) -> Traj
     return with_velocity(replace(trajectories, position_voxel=mean), geometry)
 
 
+def smooth_along_bends(
+    trajectories: Trajectories,
+    deviation_m: Float[np.ndarray, "n xyz=3"],
+    geometry: Geometry,
+    *,
+    bend_radius_m: float,
+) -> Trajectories:
+    """Smooth every track by the acceleration that its own speed makes in a bend: v^2 / radius.
+
+    One acceleration for all is too much for slow bubbles, whose noise then counts as speed, or too little for fast ones
+    in bends. The speed comes from smoothing itself: first by `FIRST_ACCELERATION_M_S2`, then by the mean v^2 of each
+    track, `N_PASSES` times (docs/decisions/0007).
+
+    Args:
+        trajectories: Raw samples of at least two localisations per track; gaps are filled.
+        deviation_m: Standard deviation of each sample along the scanner's axes, above 0.
+        geometry: Of the recording.
+        bend_radius_m: Radius of a vessel's sharp bend.
+
+    Raises:
+        UserError: If the radius is not positive.
+
+    Source: our choice; tuned on simulated recordings of the training vessels.
+    """
+    if not bend_radius_m > 0:
+        raise UserError(f"bend_radius_m is {bend_radius_m}; wanted a positive length, such as 1e-4. Correct it.")
+    n_tracks = int(trajectories.track_id[-1]) + 1 if len(trajectories) else 0
+    acceleration = np.full(n_tracks, FIRST_ACCELERATION_M_S2)
+    for _ in range(N_PASSES):
+        smoothed = smooth_by_acceleration(trajectories, deviation_m, geometry, acceleration_m_s2=acceleration)
+        squared = np.bincount(smoothed.track_id, np.sum(smoothed.velocity_m_s**2, axis=1), n_tracks)
+        length = np.maximum(np.bincount(smoothed.track_id, minlength=n_tracks), 1)
+        acceleration = np.maximum(squared / length / bend_radius_m, LEAST_ACCELERATION_M_S2)
+    return smooth_by_acceleration(trajectories, deviation_m, geometry, acceleration_m_s2=acceleration)
+
+
 def smooth_by_acceleration(
     trajectories: Trajectories,
     deviation_m: Float[np.ndarray, "n xyz=3"],
     geometry: Geometry,
     *,
-    acceleration_m_s2: float,
+    acceleration_m_s2: float | Float[np.ndarray, " tracks"],
 ) -> Trajectories:
     """Find the likeliest path of bubbles whose acceleration is random, given where they were seen and how surely.
 
@@ -99,7 +142,7 @@ def smooth_by_acceleration(
         trajectories: Raw samples of at least two localisations per track; gaps are filled.
         deviation_m: Standard deviation of each sample along the scanner's axes, above 0.
         geometry: Of the recording.
-        acceleration_m_s2: Standard deviation of the acceleration along each axis.
+        acceleration_m_s2: Standard deviation of the acceleration along each axis: of all tracks, or of each by its id.
 
     Source: our choice, because the right span of a moving average depends on speed, frame rate and noise.
     """
@@ -107,8 +150,9 @@ def smooth_by_acceleration(
     if not len(filled):
         return filled
     is_seen = np.cumsum(np.r_[0, _frames_to_next(trajectories)[:-1]])
-    stiffness = (acceleration_m_s2 / geometry.frame_rate_hz**2) ** -2
-    bending = _bending(filled.track_id) * stiffness
+    of_each = np.broadcast_to(acceleration_m_s2, (int(filled.track_id[-1]) + 1,))[filled.track_id]
+    bending = _bending(filled.track_id, (of_each / geometry.frame_rate_hz**2) ** -2.0)
+    deviation_m = np.minimum(deviation_m, LARGEST_DEVIATION_WAVELENGTHS * geometry.wavelength_m)
     seen_m, found_m = geometry.to_scanner_m(trajectories.position_voxel), np.empty((len(filled), 3))
     for axis in range(3):
         weight = deviation_m[:, axis] ** -2.0
@@ -119,15 +163,15 @@ def smooth_by_acceleration(
     return with_velocity(replace(filled, position_voxel=geometry.to_voxel(found_m)), geometry)
 
 
-def _bending(track_id: Int[np.ndarray, " n"]) -> Float[np.ndarray, "3 n"]:
-    """Give D^T D of the second differences D within tracks, in SciPy's upper banded form."""
+def _bending(track_id: Int[np.ndarray, " n"], stiffness: Float[np.ndarray, " n"]) -> Float[np.ndarray, "3 n"]:
+    """Give D^T S D of the second differences D within tracks, S stiffness, in SciPy's upper banded form."""
     n = len(track_id)
     banded = np.zeros((3, n))
     middle = 1 + np.flatnonzero(track_id[2:] == track_id[:-2])
     for row, first in zip((-1, 0, 1), (1.0, -2.0, 1.0), strict=True):
         for column, second in zip((-1, 0, 1), (1.0, -2.0, 1.0), strict=True):
             if column >= row:
-                banded[2 - (column - row), middle + column] += first * second
+                banded[2 - (column - row), middle + column] += first * second * stiffness[middle]
     return banded
 
 
