@@ -76,22 +76,22 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
 
 
 def find_method(method: str, weights: str | Path) -> str:
-    """Say which network makes the maps.
+    """Say what makes the maps: one of the networks, or the conventional pipeline.
 
     Args:
-        method: "localisation", "trajectory_map", or "auto" for the one that the weights belong to.
+        method: "localisation", "trajectory_map", "classical", or "auto" for the network that the weights belong to.
         weights: Checkpoint; read for "auto" alone.
 
     Returns:
-        "localisation" or "trajectory_map".
+        "localisation", "trajectory_map" or "classical".
 
     Raises:
         UserError: If `method` is none of these.
         WeightsError: If the weights cannot be read.
     """
-    if method in ("localisation", "trajectory_map"):
+    if method in ("localisation", "trajectory_map", "classical"):
         return method
     if method != "auto":
-        raise UserError(f"method is {method!r}; wanted auto, localisation or trajectory_map.")
+        raise UserError(f"method is {method!r}; wanted auto, localisation, trajectory_map or classical.")
     layers = {name.partition(".")[0] for name in read_weights(weights)}
     return "localisation" if {"hidden", "head"} <= layers else "trajectory_map"

@@ -37,6 +37,7 @@ def test_training_writes_weights_that_inference_knows(trained):
     assert find_method("auto", trained / "run/model.pt") == "localisation"
     assert find_method("auto", ROOT / "models/model.pt") == "trajectory_map"
     assert find_method("trajectory_map", "anything") == "trajectory_map"
+    assert find_method("classical", "anything") == "classical"
     with pytest.raises(UserError, match="method is 'both'"):
         find_method("both", "anything")
 
@@ -92,6 +93,21 @@ def test_results_do_not_depend_on_how_a_recording_is_cut(tmp_path):
     for cut in tables[1:]:
         for found, wanted in zip(cut, whole, strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_the_conventional_pipeline_is_a_method_too(tmp_path):
+    """The same files as configs/classical.yaml writes, byte for byte but for the clock."""
+    save_recording(tmp_path / "in/rec.nii.gz", blob_frames(), GEOMETRY)
+    run_config(
+        "inference.yaml", dataset_dir=tmp_path / "in", output_dir=tmp_path / "method", method="classical",
+        linking={"min_length": 3}, maps=["speed"],
+    )  # fmt: skip
+    run_config("classical.yaml", dataset_dir=tmp_path / "in", output_dir=tmp_path / "own", min_length=3, maps=["speed"])
+    assert len(read_tracks(tmp_path / "own/rec/rec_tracks.csv", open_recording(tmp_path / "in/rec.nii.gz").geometry))
+    for name in ("rec_tracks.csv", "rec_localisations.csv", "rec_tracks.trk", "rec_density.png"):
+        assert (tmp_path / "method/rec" / name).read_bytes() == (tmp_path / "own/rec" / name).read_bytes()
+    settings = [json.loads((tmp_path / o / "rec/provenance.json").read_text())["config"] for o in ("method", "own")]
+    assert settings[0] == settings[1]
 
 
 def test_a_silent_recording_has_an_empty_map(trained, tmp_path):

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from sparse_ulm.classical.presets import PRESETS, Preset, find_preset
+from sparse_ulm.classical.presets import NETWORK_LINKING, PRESETS, Preset, changed, find_preset
 from sparse_ulm.errors import UserError
 
 
@@ -31,6 +31,11 @@ def test_every_preset_says_how_far_to_link_and_how_to_smooth(name):
     assert preset.smooth_span is not None or preset.bend_radius_m is not None
     assert preset.noise_factor is not None or preset.n_brightest is not None
     assert {field.name for field in fields(Preset)} == set(vars(preset))
+
+
+def test_a_network_states_its_own_errors():
+    assert find_preset("gaussian_kalman", smooth_deviation_scale=1.0) == NETWORK_LINKING
+    assert changed(NETWORK_LINKING, min_length=9, max_gap_frames=None).min_length == 9
 
 
 def test_unknown_names_are_refused():

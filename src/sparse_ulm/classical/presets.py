@@ -85,6 +85,9 @@ GAUSSIAN_KALMAN = Preset(
 )
 """Ours, tuned on simulated recordings of the training vessels (docs/benchmarks.md)."""
 
+NETWORK_LINKING = replace(GAUSSIAN_KALMAN, smooth_deviation_scale=1.0)
+"""How bubbles of LocalisationNet are linked and smoothed: its deviations include the errors that neighbours make."""
+
 PALA_RAT = Preset(
     noise_factor=None,
     n_brightest=90,
@@ -166,9 +169,18 @@ def find_preset(name: str, **changes: Any) -> Preset:
     """
     if name not in PRESETS:
         raise UserError(f"preset is {name!r}; wanted one of {', '.join(PRESETS)}.")
+    return changed(PRESETS[name], **changes)
+
+
+def changed(preset: Preset, **changes: Any) -> Preset:
+    """Change some settings; None keeps the preset's.
+
+    Raises:
+        UserError: If there is no such setting.
+    """
     unknown = changes.keys() - {field.name for field in fields(Preset)}
     if unknown:
         raise UserError(
             f"{', '.join(sorted(unknown))}: no such setting of a preset; wanted those of classical.presets."
         )
-    return replace(PRESETS[name], **{key: value for key, value in changes.items() if value is not None})
+    return replace(preset, **{key: value for key, value in changes.items() if value is not None})
