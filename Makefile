@@ -1,5 +1,5 @@
 # Everything runs from here, on a machine with Python 3.11 and a network to the package index.
-#   make demo    set up, simulate a recording, make its map and picture, score it: demo_output/
+#   make demo    set up, simulate a recording, make its maps, tracks and pictures by both networks, score them: demo_output/
 #   make test    set up, run the tests (no shared data, compiler or GPU needed)
 #   make check   ruff, types, tests, bundle verification
 #   make weights train models/model.pt again (needs the vessel graphs: docs/README.md)
@@ -26,9 +26,14 @@ demo: $(VENV)/.installed
 	rm -rf demo_output
 	$(RUN) --config_file configs/simulate.yaml --output_dir demo_output/recordings --n_recordings 1 \
 		--grid_size "[24,24,24]" --n_frames 512 --bubbles_per_psf_volume "[0.05,0.05]" --seed 7
-	$(RUN) --config_file configs/inference.yaml --dataset_dir demo_output/recordings --output_dir demo_output
+	$(RUN) --config_file configs/inference.yaml --dataset_dir demo_output/recordings --output_dir demo_output \
+		--weights models/localisation.pt
 	$(RUN) --config_file configs/evaluate.yaml --dataset_dir demo_output/recordings --output_dir demo_output
-	@echo "Maps and pictures: demo_output/*/*_density.nii.gz and .png; scores: demo_output/metrics.json"
+	$(RUN) --config_file configs/inference.yaml --dataset_dir demo_output/recordings --output_dir demo_output/trajectory_map \
+		--weights models/model.pt
+	$(RUN) --config_file configs/evaluate.yaml --dataset_dir demo_output/recordings --output_dir demo_output/trajectory_map
+	@echo "Bubbles, tracks, maps, pictures: demo_output/simulated_0000; scores: demo_output/metrics.json"
+	@echo "The map network's: demo_output/trajectory_map"
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -20,8 +20,8 @@ from sparse_ulm.metrics import map_scores
 from sparse_ulm.workflow import find_user_error
 
 FILES = [
-    "axial_velocity.nii.gz", "counts.nii.gz", "density.nii.gz", "density.png", "localisations.csv", "speed.nii.gz",
-    "tracks.csv", "tracks.trk", "uncertainty.nii.gz", "velocity.nii.gz",
+    "axial_velocity.nii.gz", "axial_velocity.png", "counts.nii.gz", "density.nii.gz", "density.png",
+    "localisations.csv", "speed.nii.gz", "tracks.csv", "tracks.trk", "uncertainty.nii.gz", "velocity.nii.gz",
 ]  # fmt: skip
 EASY = {"min_length": 5, "n_threads": 1, "block_frames": 16}
 

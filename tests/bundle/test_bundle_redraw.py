@@ -48,8 +48,9 @@ def test_maps_are_those_of_the_run_that_made_the_tracks(run, tmp_path, suffix):
         shutil.copy(run / f"out/{name}/{name}_tracks.{suffix}", tmp_path / "tracks")
     redraw(run, tmp_path / "maps", tracks=tmp_path / "tracks")
     for name in ("rec", "plane"):
+        files = ["axial_velocity.png", "density.png", *(f"{kind}.nii.gz" for kind in MAPS)]
         assert sorted(path.name for path in (tmp_path / "maps" / name).iterdir()) == sorted(
-            ["provenance.json", f"{name}_density.png", *(f"{name}_{kind}.nii.gz" for kind in MAPS)]
+            ["provenance.json", *(f"{name}_{file}" for file in files)]
         )
         for kind in MAPS:
             was, image = read(run / "out", name, kind)

@@ -62,10 +62,10 @@ def save_projections(
     largest = float(density.max())
     norm = display_norm(largest)
     for column, plane in enumerate(layout.planes):
-        picture = _fit_pixels(_project(density, plane), layout.size_inch(plane))
-        _show(figure.add_axes(layout.picture_box(0, column)), picture, plane, layout, norm=norm, cmap=COLOUR_MAP)
-    _add_scale_bar(figure.axes[0], layout)
-    _add_colour_bar(figure, layout, norm, label, _project(density, layout.planes[0]))
+        picture = fit_pixels(project(density, plane), layout.size_inch(plane))
+        draw_picture(figure.add_axes(layout.picture_box(0, column)), picture, plane, layout, norm=norm, cmap=COLOUR_MAP)
+    add_scale_bar(figure.axes[0], layout)
+    _add_colour_bar(figure, layout, norm, label, project(density, layout.planes[0]))
     if truth is not None:
         _add_comparison(figure, layout, density, truth)
     _add_words(figure, layout, title, saturated=float(norm.vmax or 1.0) < largest)
@@ -82,7 +82,7 @@ def display_norm(largest: float) -> PowerNorm:
     return PowerNorm(DISPLAY_EXPONENT, vmin=0.0, vmax=max(saturated, min(largest, 1.0)) or 1.0, clip=True)
 
 
-def _project(volume: NDArray[Any], plane: Plane) -> NDArray[Any]:
+def project(volume: NDArray[Any], plane: Plane) -> NDArray[Any]:
     """Take the largest value along the axis that is not shown; rows run along the picture's second axis."""
     return volume.max(axis=3 - sum(plane)).T
 
@@ -94,7 +94,7 @@ def _project_voxels(index: NDArray[np.integer], shape: tuple[int, ...], plane: P
     return picture
 
 
-def _fit_pixels(picture: NDArray[Any], size_inch: tuple[float, float]) -> NDArray[Any]:
+def fit_pixels(picture: NDArray[Any], size_inch: tuple[float, float]) -> NDArray[Any]:
     """Join pixels by their maximum until the picture is no finer than the page: averaging would dim thin vessels."""
     for axis, side_inch in ((0, size_inch[1]), (1, size_inch[0])):
         joined = max(1, picture.shape[axis] // max(1, int(side_inch * DOTS_PER_INCH)))
@@ -103,7 +103,7 @@ def _fit_pixels(picture: NDArray[Any], size_inch: tuple[float, float]) -> NDArra
     return picture
 
 
-def _show(axes: Axes, picture: NDArray[Any], plane: Plane, layout: Layout, **colours: Any) -> None:
+def draw_picture(axes: Axes, picture: NDArray[Any], plane: Plane, layout: Layout, **colours: Any) -> None:
     """Draw one picture with axes in millimetres; x and y grow right and up, z is depth and grows down."""
     across, along = plane
     axes.set_facecolor("black")
@@ -116,8 +116,8 @@ def _show(axes: Axes, picture: NDArray[Any], plane: Plane, layout: Layout, **col
     axes.set_ylabel(f"{SPATIAL_AXES[along]} (mm)", size=9, labelpad=2)
     axes.xaxis.set_major_locator(_millimetre_ticks(layout, across, spacing_inch=0.6))
     axes.yaxis.set_major_locator(_millimetre_ticks(layout, along, spacing_inch=0.5))
-    axes.xaxis.set_major_formatter(FuncFormatter(_number))
-    axes.yaxis.set_major_formatter(FuncFormatter(_number))
+    axes.xaxis.set_major_formatter(FuncFormatter(tick_text))
+    axes.yaxis.set_major_formatter(FuncFormatter(tick_text))
     axes.tick_params(labelsize=8, length=3)
     axes.set_title(f"{SPATIAL_AXES[across]}–{SPATIAL_AXES[along]}", size=10, pad=4)
 
@@ -133,13 +133,13 @@ def _millimetre_ticks(layout: Layout, axis: int, *, spacing_inch: float) -> Loca
 def _add_comparison(figure: Figure, layout: Layout, density: NDArray[Any], truth: NDArray[np.integer]) -> None:
     """Draw, below the projections, where map and truth agree; agreement comes last so that joined pixels show it."""
     for column, plane in enumerate(layout.planes):
-        found, true = _project(density, plane) > 0, _project_voxels(truth, density.shape, plane)
+        found, true = project(density, plane) > 0, _project_voxels(truth, density.shape, plane)
         size = layout.size_inch(plane)
-        picture = np.zeros((*_fit_pixels(found, size).shape, 3))
+        picture = np.zeros((*fit_pixels(found, size).shape, 3))
         for colour, mask in ((MISSED, true & ~found), (FALSE, found & ~true), (FOUND, found & true)):
-            picture[_fit_pixels(mask, size)] = to_rgb(colour)
+            picture[fit_pixels(mask, size)] = to_rgb(colour)
         axes = figure.add_axes(layout.picture_box(1, column))
-        _show(axes, picture, plane, layout, interpolation="nearest")
+        draw_picture(axes, picture, plane, layout, interpolation="nearest")
     named = ((FOUND, "found and true"), (MISSED, "missed"), (FALSE, "false"))
     handles = [Patch(facecolor=colour, edgecolor="0.4", label=name) for colour, name in named]
     axes.legend(
@@ -147,7 +147,7 @@ def _add_comparison(figure: Figure, layout: Layout, density: NDArray[Any], truth
     )
 
 
-def _add_scale_bar(axes: Axes, layout: Layout) -> None:
+def add_scale_bar(axes: Axes, layout: Layout) -> None:
     """Draw the scale bar into the lower right corner of the first picture; all pictures share its scale."""
     width_mm = layout.length_mm(0)
     length_mm = scale_bar_mm(width_mm)
@@ -190,7 +190,7 @@ def _add_colour_bar(figure: Figure, layout: Layout, norm: PowerNorm, label: str,
     )
     bar.set_label(label, size=9)
     bar.ax.yaxis.set_major_locator(FixedLocator(_colour_ticks(shown, whole=bool((picture % 1 == 0).all()))))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(_number))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(tick_text))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.tick_params(labelsize=8, length=3)
 
@@ -210,7 +210,7 @@ def _colour_ticks(largest: float, *, whole: bool) -> list[float]:
     return ticks
 
 
-def _number(value: float, _: int | None = None) -> str:
+def tick_text(value: float, _: int | None = None) -> str:
     """Write a tick with as few digits as it needs, and a true minus sign."""
     return f"{value:.4g}".replace("-", "−")
 

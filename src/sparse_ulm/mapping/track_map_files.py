@@ -1,4 +1,4 @@
-"""Maps of tracks as NIfTI, by their names in the configs (`NAME_speed.nii.gz`), and a picture of the density."""
+"""Maps of tracks as NIfTI, by their names in the configs (`NAME_speed.nii.gz`), and pictures of density and flow."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from sparse_ulm.errors import UserError
 from sparse_ulm.io.nifti import save_map, save_vector_map
 from sparse_ulm.mapping.figure import save_projections
 from sparse_ulm.mapping.track_map import TrackMap
+from sparse_ulm.mapping.velocity_figure import save_velocity_projections
 
 LABEL = "Microbubble density (tracks per voxel)"
 
@@ -59,7 +60,7 @@ def require_maps(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def write_maps(folder: Path, name: str, track_map: TrackMap, *, maps: Sequence[str]) -> None:
-    """Write `NAME_KIND.nii.gz` of every kind, and the picture of the density, `NAME_density.png`.
+    """Write `NAME_KIND.nii.gz` of every kind, `NAME_density.png`, and with the axial velocity its picture.
 
     Args:
         folder: Existing folder.
@@ -78,3 +79,6 @@ def write_maps(folder: Path, name: str, track_map: TrackMap, *, maps: Sequence[s
         else:
             save_vector_map(path, values, grid, name=made.vector_name, description=made.description)
     save_projections(folder / f"{name}_density.png", track_map.density(), grid, label=LABEL, title=name)
+    if "axial_velocity" in maps:
+        velocity_mm_s = MAPS["axial_velocity"].values(track_map)
+        save_velocity_projections(folder / f"{name}_axial_velocity.png", velocity_mm_s, grid, title=name)
