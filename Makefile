@@ -98,8 +98,9 @@ EXTRA := $(foreach s,$(ESDIVA_SETS),"esdiva $(firstword $(subst -, ,$(s)))=$(WOR
 KINDS := --training side_lobe_share=0.3 psf_table_share=0.45 --train_tables $(WORK)/kernels_train.npz \
 	--left_out_tables $(WORK)/kernels_left_out.npz
 # Long ones first, so that no core waits at the end.
-SCORES := ablation_2d domain_shift localisation_calibration localisation concentration acquisition_time calibration cramer_rao
-COSTS := inference_block training_step threads training_memory engines dense_memory sparsification
+SCORES := ablation_2d domain_shift localisation_calibration localisation concentration acquisition_time track_smoothing sparsification \
+	calibration cramer_rao
+COSTS := inference_block training_step threads training_memory engines dense_memory
 
 benchmark: $(VENV)/.physics
 	mkdir -p $(WORK) && test -f $(WORK)/started || date -u +%Y-%m-%dT%H:%M:%SZ > $(WORK)/started
@@ -138,7 +139,7 @@ $(WORK)/esdiva/%.done:
 	touch $@
 
 $(RESULTS)/ablation_2d.json:
-	$(PY) benchmarks/ablation.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(UNSEEN) --json $@
+	$(PY) benchmarks/ablation.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(UNSEEN) --n_epochs 8 --json $@
 
 $(RESULTS)/concentration.json:
 	$(PY) benchmarks/concentration.py --work $(WORK) --vessels $(UNSEEN) --n_recordings 4 \
@@ -166,6 +167,9 @@ $(RESULTS)/localisation.json: $(RESULTS)/localisation_calibration.json $(RESULTS
 
 $(RESULTS)/cramer_rao.json: $(RESULTS)/localisation_calibration.json
 	$(PY) benchmarks/cramer_rao.py --work $(WORK) --calibration $< --json $@
+
+$(RESULTS)/track_smoothing.json:
+	$(PY) benchmarks/track_smoothing.py --work $(WORK) --vessels $(GRAPHS) --json $@
 
 $(RESULTS)/inference_block.json:
 	$(BIN)/python benchmarks/inference_block.py --threads 1 --json $@

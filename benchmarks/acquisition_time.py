@@ -39,6 +39,7 @@ from referee import (
     fingerprint,
     load_json,
     make_recordings,
+    maps_alone,
     methods_of,
     run_config,
     save_json,
@@ -101,7 +102,9 @@ def map_of_beginning(method: Method, recording: Acquisition, n_frames: int) -> n
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "in" / f"{recording.name}.nii"
         save_recording(path, np.asarray(recording.frames(0, n_frames)), recording.geometry)
-        run_config(method.config, dataset_dir=path.parent, output_dir=Path(folder) / "out", **method.options)
+        run_config(
+            method.config, dataset_dir=path.parent, output_dir=Path(folder) / "out", **maps_alone(), **method.options
+        )
         made = Path(folder) / "out" / recording.name / f"{recording.name}_density.nii.gz"
         density, _ = read_map(made, recording.geometry)
     return np.argwhere(density > 0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from counting import count_agreement
-from referee import Method, config_values, fingerprint, load_json, run_config, save_json
+from referee import Method, config_values, fingerprint, load_json, maps_alone, run_config, save_json
 from scipy.spatial import KDTree
 
 from sparse_ulm.acquisition import Acquisition, Geometry
@@ -47,8 +47,8 @@ def score_bubbles(work: Path, method: Method, recordings: Path) -> dict[str, Any
         recordings: Folder of simulated recordings with their truth.
 
     Returns:
-        `seconds` of CPU time that the run took, reading and writing included, and `recordings`: the rows of
-        `count_bubbles`.
+        `seconds` of CPU time that the run took, reading and writing (density and speed) included, and `recordings`:
+        the rows of `count_bubbles`.
     """
     asked = ["bubbles", method.config, method.options, config_values(method.config), recordings]
     path = work / "bubbles" / f"{fingerprint(asked)}.json"
@@ -56,7 +56,7 @@ def score_bubbles(work: Path, method: Method, recordings: Path) -> dict[str, Any
         return load_json(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".maps.") as name:
-        seconds = timed_run(method, recordings, Path(name))
+        seconds = timed_run(method, recordings, Path(name), **maps_alone("speed"))
         rows = count_bubbles(Path(name) / "maps", recordings)
     result = {"method": method.name, "seconds": seconds, "recordings": rows}
     save_json(path, result)

@@ -1,7 +1,6 @@
 """What a method costs: CPU time per block, and peak memory, where it writes no more than its map of density.
 
-The other maps of tracks (speed, velocity and so on) take longer to compress than small recordings take to localise; a
-map is what all methods write, so that it is what they are compared by.
+A map is what all methods write, so that it is what they are compared by (`referee.maps_alone`).
 """
 
 import statistics
@@ -14,12 +13,10 @@ from counting_bubbles import timed_run
 from machine import MIB, ROOT, run_measured
 from pooling import Table, table
 from pooling_bubbles import BLOCK_FRAMES
-from referee import Method, config_values, fingerprint, load_json, save_json
+from referee import Method, config_values, fingerprint, load_json, maps_alone, save_json
 
 from sparse_ulm.acquisition import block_ranges
 from sparse_ulm.io import find_recordings, open_recordings
-
-DENSITY_ALONE = {"maps": ["density"], "track_formats": ["csv"]}
 
 
 def method_cost(work: Path, method: Method, folders: list[Path]) -> dict[str, float]:
@@ -44,7 +41,7 @@ def method_cost(work: Path, method: Method, folders: list[Path]) -> dict[str, fl
     seconds = []
     for folder in folders:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".maps.") as name:
-            seconds.append(timed_run(method, folder, Path(name), **DENSITY_ALONE) / n_blocks(folder))
+            seconds.append(timed_run(method, folder, Path(name), **maps_alone()) / n_blocks(folder))
     found = {"seconds_per_block": statistics.fmean(seconds), "peak_bytes": peak_bytes(method, folders[-1])}
     save_json(path, found)
     return found
@@ -60,7 +57,7 @@ def peak_bytes(method: Method, folder: Path) -> int:
     """Give the peak resident memory of a process that runs a method on the first recording of a folder."""
     with tempfile.TemporaryDirectory() as maps:
         options: dict[str, Any] = {"config_file": ROOT / "configs" / method.config, "bundle_root": ROOT}
-        options |= {"dataset_dir": find_recordings(folder)[0], "output_dir": maps} | method.options | DENSITY_ALONE
+        options |= {"dataset_dir": find_recordings(folder)[0], "output_dir": maps} | method.options | maps_alone()
         texts = [text for key, value in options.items() for text in (f"--{key}", str(value))]
         return run_measured([sys.executable, "-m", "monai.bundle", "run", *texts]).peak_bytes
 

@@ -82,6 +82,14 @@ def run_config(config: str, **options: Any) -> None:
     workflow.finalize()
 
 
+def maps_alone(*kinds: str) -> dict[str, Any]:
+    """Give the options of a method that write the map of density, maps of `kinds`, and no more than the tables.
+
+    The other maps of tracks, and their pictures, take longer to write than small recordings take to localise.
+    """
+    return {"maps": ["density", *kinds], "track_formats": ["csv"]}
+
+
 def fingerprint(value: Any) -> str:
     """Hash settings to 12 hexadecimal digits; paths count by what they hold, a folder by all its files."""
 
@@ -155,7 +163,7 @@ def score(
         `seconds` of CPU time that the run took, reading and writing included, and `recordings`: the rows of
         `count_agreement`.
     """
-    chosen = method.options | options
+    chosen = maps_alone() | method.options | options
     asked = [method.config, chosen, config_values(method.config), recordings, kind, list(thresholds)]
     path = work / "scores" / f"{fingerprint(asked)}.json"
     if path.is_file():
