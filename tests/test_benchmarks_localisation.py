@@ -244,6 +244,45 @@ def test_the_values_of_the_best_mean_are_chosen() -> None:
     assert lines[0][1] == "bubble_threshold 0.2"
 
 
+def test_every_way_of_smoothing_is_scored_and_the_shipped_one_is_bold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import track_smoothing
+
+    from sparse_ulm.classical.presets import NETWORK_LINKING, changed
+
+    asked: list[Any] = []
+
+    def scored(_work: Path, method: Any, folder: Path) -> dict[str, Any]:
+        asked.append((method.config, folder.name))
+        options = method.options.get("linking", method.options)
+        changed(NETWORK_LINKING, **{key: value for key, value in options.items() if key not in ("preset", "weights")})
+        speed = {"exact": counts, "lambda_10": counts}
+        row = {"n_frames": 128, "bubbles": None, "neighbours": None, "speed": speed, "bubbles_per_mm3": 1.0}
+        return {"seconds": 1.0, "recordings": [row | {"counts": {key: [4, 6, 3, 5] for key in OVERLAP}}]}
+
+    from counting import TOLERANCES as OVERLAP
+
+    counts = {"n_voxels": 2, "speed": 3.0, "true": 2.0, "error": 1.5, "share": 1.0}
+    monkeypatch.setattr(track_smoothing, "score_bubbles", scored)
+    monkeypatch.setattr(
+        track_smoothing,
+        "make_recordings",
+        lambda work, *, bubbles_per_psf_volume, **_: work / str(bubbles_per_psf_volume[0]),
+    )
+    file = tmp_path / "smoothing.json"
+    track_smoothing.main(["--work", str(tmp_path), "--seeds", "1", "--concentrations", "0.05", "--json", str(file)])
+    capsys.readouterr()
+    n_ways = len(track_smoothing.WAYS)
+    assert asked == [("inference.yaml", "0.05")] * n_ways + [("classical.yaml", "0.05")] * n_ways
+    rows = json.loads(file.read_text())["tables"]["track_smoothing"]["rows"]
+    assert [row[:2] for row in rows if row[1].startswith("**")] == [
+        ["LocalisationNet", "**bend_radius_m 0.0001, smooth_deviation_scale 1**"],
+        ["gaussian_kalman", "**bend_radius_m 0.0001, smooth_deviation_scale 3**"],
+    ]
+    assert {tuple(row[3:]) for row in rows} == {("1.50", "0.75")}
+
+
 def test_the_bound_follows_the_closed_form() -> None:
     from cramer_rao import bound_m, geometry, grid_shape, image_of, psf_of
 
