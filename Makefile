@@ -82,7 +82,10 @@ weights: $(VENV)/.pymust
 # The tables and figures of docs/benchmarks.md. What is finished stays in WORK, and a second call goes on from there; WORK
 # is named by the commit, since results follow from the code. Results and figures replace those of the repository when all
 # of them are there. Two development packages make the physics sets (PyMUST, eSDIva with what it asks for).
-WORK ?= build/benchmark-$(shell git rev-parse --short HEAD 2>/dev/null || echo work)
+ifndef WORK
+WORK := build/benchmark-$(shell git rev-parse --short HEAD 2>/dev/null || echo work)
+endif
+export WORK
 JOBS ?= 2
 GRAPHS := $(VESSELS)/seg1.swc $(VESSELS)/seg2.swc $(VESSELS)/seg3.swc
 UNSEEN := $(VESSELS)/seg4.swc
