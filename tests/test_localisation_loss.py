@@ -1,4 +1,4 @@
-"""Targets by brute force, the loss by hand, and summits of the probability."""
+"""Targets by brute force, the loss by hand."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparse_ulm.localisation_loss import LocalisationLoss, Targets, centre_loss, make_targets, offset_loss
-from sparse_ulm.localise import find_summits, to_localisations
+from sparse_ulm.localise import find_summits
 from sparse_ulm.networks.localisation import (
     LOG_AMPLITUDE,
     LOG_DEVIATION,
@@ -105,46 +105,6 @@ def test_the_oracle_has_less_loss_than_its_neighbours_and_is_read_back() -> None
     torch.testing.assert_close(found, truth[:, :5], atol=1e-6, rtol=0)
     assert tables[0][:, 5:8].flatten().tolist() == pytest.approx([0.05] * 6, rel=1e-5)
     assert tables[0][:, 8].tolist() == pytest.approx([7.0, 7.0], rel=1e-5)
-
-
-def test_of_neighbours_the_likeliest_is_the_summit() -> None:
-    coords = torch.tensor([[0, 1, 1, 1, 0], [0, 2, 2, 2, 0], [0, 2, 2, 2, 1], [0, 5, 2, 2, 0], [0, 5, 4, 2, 0]]).int()
-    feats = torch.zeros(5, N_OUTPUTS)
-    feats[:, LOGIT] = torch.logit(torch.tensor([0.5, 0.6, 0.3, 0.4, 0.04]))
-    table = find_summits(LocalisationOutput(SparseTensor(coords, feats, spatial_range=RANGE)), 1)[0]
-    assert table[:, :4].tolist() == [[0, 2, 2, 2], [0, 5, 2, 2], [1, 2, 2, 2]]
-
-
-def test_neighbours_that_agree_are_one_bubble() -> None:
-    # Summit at x = 3 says 3.4; its neighbours say 3.6 (surer), 3.1 and, for another bubble, 1.0.
-    coords = torch.tensor([[0, x, y, 2, 0] for x, y in ((2, 2), (2, 3), (3, 2), (4, 2))]).int()
-    feats = torch.zeros(4, N_OUTPUTS)
-    feats[:, LOGIT] = torch.logit(torch.tensor([0.3, 0.2, 0.8, 0.4], dtype=torch.float64)).float()
-    feats[:, OFFSET] = torch.tensor([[-1.0, 0, 0], [1.1, -1.0, 0], [0.4, 0, 0], [-0.4, 0, 0]])
-    deviation = torch.tensor([0.2, 0.2, 0.2, 0.1])
-    feats[:, LOG_DEVIATION] = torch.log(deviation)[:, None]
-    table = find_summits(LocalisationOutput(SparseTensor(coords, feats, spatial_range=RANGE)), 1)[0]
-    assert len(table) == 1
-    weight = np.array([0.2 / 0.04, 0.8 / 0.04, 0.4 / 0.01])
-    assert float(table[0, 1]) == pytest.approx((weight * [3.1, 3.4, 3.6]).sum() / weight.sum(), abs=1e-5)
-    assert table[0, 2:4].tolist() == pytest.approx([2.0, 2.0], abs=1e-5)
-    assert float(table[0, 4]) == pytest.approx(0.2 + 0.8 + 0.4)
-    assert table[0, 5:8].tolist() == pytest.approx([0.2] * 3)
-
-
-def test_bubbles_of_a_block_are_those_of_the_recording() -> None:
-    table = torch.tensor(
-        [
-            [0, 0.5, 1.0, 2.0, 0.9, 0.1, 0.2, 0.3, 5.0],
-            [1, -0.6, 1.0, 2.0, 0.9, 1, 1, 1, 5],
-            [3, 1, 1, 1, 0.2, 1, 1, 1, 5],
-        ]
-    )
-    found = to_localisations(table, start=40, threshold=0.3, noise_rms=2.0, shape=(6, 7, 8))
-    assert found.frame.tolist() == [40]
-    assert found.position_voxel.tolist() == [[0.5, 1.0, 2.0]]
-    assert found.amplitude.tolist() == [10.0]
-    np.testing.assert_allclose(found.deviation_voxel, [[0.1, 0.2, 0.3]], rtol=1e-6)
 
 
 def test_without_bubbles_or_sites_the_loss_is_finite_and_has_a_gradient() -> None:
