@@ -101,7 +101,7 @@ EXTRA := $(foreach s,$(ESDIVA_SETS),"esdiva $(firstword $(subst -, ,$(s)))=$(WOR
 KINDS := --training side_lobe_share=0.3 psf_table_share=0.45 --train_tables $(WORK)/kernels_train.npz \
 	--left_out_tables $(WORK)/kernels_left_out.npz
 # Long ones first, so that no core waits at the end.
-SCORES := ablation_2d domain_shift localisation_calibration localisation concentration acquisition_time track_smoothing sparsification \
+SCORES := ablation_2d phase_2d domain_shift localisation_calibration localisation concentration acquisition_time track_smoothing sparsification \
 	calibration cramer_rao
 COSTS := inference_block training_step threads training_memory engines dense_memory
 
@@ -143,6 +143,10 @@ $(WORK)/esdiva/%.done:
 
 $(RESULTS)/ablation_2d.json:
 	$(PY) benchmarks/ablation.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(UNSEEN) --n_epochs 8 --json $@
+
+$(RESULTS)/phase_2d.json:
+	$(PY) benchmarks/phase_study.py --work $(WORK) --train_vessels $(VESSELS)/seg1.swc $(VESSELS)/seg2.swc \
+		--vessels $(VESSELS)/seg3.swc --json $@
 
 $(RESULTS)/concentration.json:
 	$(PY) benchmarks/concentration.py --work $(WORK) --vessels $(UNSEEN) --n_recordings 4 \

@@ -55,7 +55,7 @@ def run_folder(
 ) -> list[Path]:
     """Run the pipeline on all recordings of a folder and write `OUTPUT_DIR/NAME/` for each.
 
-    Writes `NAME_density.nii.gz` (tracks per voxel) and the other maps, `NAME_density.png`, `NAME_localisations.csv`,
+    Writes `NAME_density.nii.gz` (tracks per voxel) and the other maps, their pictures, `NAME_localisations.csv`,
     `NAME_tracks.csv` and the other formats, and `provenance.json`: all of them or, where a recording cannot be read to
     its end, none.
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from sparse_ulm.errors import UserError
 from sparse_ulm.networks.blocks import ResidualBlock, SpaceTimeConv, pointwise
+from sparse_ulm.networks.phase import describe_phase, n_described
 from sparse_ulm.sparse import SparseTensor, StridedConv, SubmanifoldConv, TransposedConv, as_sparse_tensor
 from sparse_ulm.sparse.engines import resolve_engine
 
@@ -57,6 +58,7 @@ class LocalisationNet(nn.Module):
         in_channels: Features per site (`sparsify.N_FEATURES`).
         widths: Channels at spatial strides 1, 2 and 4.
         temporal_taps: Taps along time at stride 1, and at strides 2 and 4.
+        phase: What becomes of Re c and Im c (`phase.describe_phase`).
         engine: "auto", "native" or "torchsparse".
 
     Raises:
@@ -73,12 +75,14 @@ class LocalisationNet(nn.Module):
         in_channels: int = 4,
         widths: Sequence[int] = (16, 32, 48),
         temporal_taps: Sequence[int] = (3, 5),
+        phase: str = "as_given",
         engine: str = "auto",
     ) -> None:
         """Make all layers."""
         super().__init__()
         _check_sizes(spatial_dims, widths, temporal_taps)
-        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.spatial_dims, self.in_channels, self.phase = spatial_dims, in_channels, phase
+        n_channels = n_described(in_channels, phase=phase, spatial_dims=spatial_dims)
         self.engine = resolve_engine(engine)
         double = (2, 2 if spatial_dims == 3 else 1, 2, 1)
         self.pooling = double
@@ -90,7 +94,7 @@ class LocalisationNet(nn.Module):
                 channels, n_convs=n_convs, spatial_dims=spatial_dims, temporal_taps=taps, kernel="factorised"
             )
 
-        self.stem = SpaceTimeConv(in_channels, w0, spatial_dims=spatial_dims, temporal_taps=near, kernel="factorised")
+        self.stem = SpaceTimeConv(n_channels, w0, spatial_dims=spatial_dims, temporal_taps=near, kernel="factorised")
         self.encode_0 = residual(w0, 1, near)
         self.down_1 = StridedConv(w0, w1, double)
         self.encode_1 = residual(w1, 2, far)
@@ -125,6 +129,7 @@ class LocalisationNet(nn.Module):
     def forward(self, x: SparseTensor) -> LocalisationOutput:
         """Answer for a sparse batch whose range is a multiple of `site_multiple`."""
         x = as_sparse_tensor(x).with_engine(self.engine)
+        x = describe_phase(x, phase=self.phase, spatial_dims=self.spatial_dims)
         level_0 = self.encode_0(self.stem(x))
         level_1 = self.encode_1(self.down_1(level_0))
         level_2 = self.encode_2(self.down_2(level_1))
