@@ -10,7 +10,6 @@ Run:  python benchmarks/phase_study.py --work build/referee --train_vessels seg1
 """
 
 import argparse
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,19 +69,23 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         row["cpu_minutes"] = spread([one["cpu_minutes"] for one in members])
         for concentration, folder in tests.items():
             scores = [_scores(args, phase, one["folder"] / "model.pt", folder) for one in members]
-            row[str(concentration)] = {
-                key: spread([one[key] for one in scores]) for key in (*SCORES, "rmse_wavelengths")
-            }
+            row[str(concentration)] = {key: _spread([one[key] for one in scores]) for key in scores[0]}
         rows.append(row)
     return rows
 
 
-def _scores(args: argparse.Namespace, phase: str, weights: Path, folder: Path) -> dict[str, float]:
+def _scores(args: argparse.Namespace, phase: str, weights: Path, folder: Path) -> dict[str, float | None]:
     options = {"weights": weights, "spatial_dims": args.spatial_dims, "phase": phase}
     scores = pool_bubbles(score_bubbles(args.work, Method(phase, "inference.yaml", options), folder)["recordings"])
     errors = [scores[f"rmse_{axis}_wavelengths_lambda_2"] for axis in "xyz"]
     known = [e for e in errors if e is not None]
-    return {key: scores[key] for key in SCORES} | {"rmse_wavelengths": max(known, default=math.nan)}
+    return {key: scores[key] for key in SCORES} | {"rmse_wavelengths": max(known, default=None)}
+
+
+def _spread(values: list[float | None]) -> dict[str, Any] | None:
+    """Spread over the seeds that have a value; None where none has."""
+    known = [value for value in values if value is not None]
+    return spread(known) if known else None
 
 
 def phase_table(rows: list[dict[str, Any]], concentrations: list[float]) -> Table:
@@ -92,11 +95,15 @@ def phase_table(rows: list[dict[str, Any]], concentrations: list[float]) -> Tabl
     return table(
         header,
         (
-            [r["phase"], *(shown(r[str(c)][key]) for key in (*SCORES, "rmse_wavelengths") for c in concentrations),
+            [r["phase"], *(_cell(r[str(c)][key]) for key in (*SCORES, "rmse_wavelengths") for c in concentrations),
              r["n_steps"], f"{r['cpu_minutes']['mean']:.1f}"]
             for r in rows
         ),
     )  # fmt: skip
+
+
+def _cell(value: dict[str, Any] | None) -> str:
+    return "—" if value is None else shown(value)
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from sparse_ulm.io.registry import save_recording
 from sparse_ulm.io.tables import write_localisations
 from sparse_ulm.io.truth import read_truth
 from sparse_ulm.localisations import Localisations
+from sparse_ulm.metrics.matching import Matching
 
 ROOT = Path(__file__).resolve().parents[1]
 COARSE = Geometry.from_voxel_size(
@@ -281,6 +282,45 @@ def test_every_way_of_smoothing_is_scored_and_the_shipped_one_is_bold(
         ["gaussian_kalman", "**bend_radius_m 0.0001, smooth_deviation_scale 3**"],
     ]
     assert {tuple(row[3:]) for row in rows} == {("1.50", "0.75")}
+
+
+def test_every_form_of_the_phase_is_trained_and_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import phase_study
+
+    trained, asked = [], []
+
+    def train(_work: Path, training: Any, _data: Path) -> dict[str, Any]:
+        trained.append((training.options["phase"], training.seed))
+        return {"folder": tmp_path / f"{training.options['phase']}-{training.seed}", "n_steps": 9, "cpu_minutes": 1.0}
+
+    def scored(_work: Path, method: Any, folder: Path) -> dict[str, Any]:
+        asked.append((method.options["phase"], method.options["weights"].parent.name, folder.name))
+        n_pairs = {"as_given": 2, "steps": 4, "none": 0}[method.options["phase"]]
+        errors = np.full((n_pairs, 3), 1e-5)
+        from counting_bubbles import gate_counts
+
+        pairs = np.tile(np.arange(n_pairs)[:, None], 2)
+        matching = Matching(pairs=pairs, error_m=errors, n_predicted=4, n_truth=4)
+        gates = dict.fromkeys(("lambda_4", "lambda_2"), gate_counts(matching, 1e-4))
+        return {"recordings": [{"bubbles": gates, "speed": None}]}
+
+    monkeypatch.setattr(phase_study, "train", train)
+    monkeypatch.setattr(phase_study, "score_bubbles", scored)
+    monkeypatch.setattr(phase_study, "make_recordings", lambda work, *, seed, **_: work / str(seed))
+    monkeypatch.setattr(phase_study, "data_folder", lambda work, **_: work)
+    file = tmp_path / "phase.json"
+    phase_study.main(["--work", str(tmp_path), "--seeds", "1", "2", "--concentrations", "0.05", "--json", str(file)])
+    capsys.readouterr()
+    assert trained == [(phase, seed) for phase in ("as_given", "steps", "none") for seed in (1, 2)]
+    assert asked[2] == ("steps", "steps-1", str(phase_study.DATA_SEED + 2))
+    rows = json.loads(file.read_text())["tables"]["phase_2d"]["rows"]
+    assert [row[:4] for row in rows] == [
+        ["as_given", "0.333 ± 0.000", "0.333 ± 0.000", "0.100 ± 0.000"],
+        ["steps", "1.000 ± 0.000", "1.000 ± 0.000", "0.100 ± 0.000"],
+        ["none", "0.000 ± 0.000", "0.000 ± 0.000", "—"],
+    ]
 
 
 def test_the_bound_follows_the_closed_form() -> None:
