@@ -101,9 +101,9 @@ EXTRA := $(foreach s,$(ESDIVA_SETS),"esdiva $(firstword $(subst -, ,$(s)))=$(WOR
 KINDS := --training side_lobe_share=0.3 psf_table_share=0.45 --train_tables $(WORK)/kernels_train.npz \
 	--left_out_tables $(WORK)/kernels_left_out.npz
 # Long ones first, so that no core waits at the end.
-SCORES := ablation_2d phase_2d domain_shift localisation_calibration localisation concentration acquisition_time track_smoothing sparsification \
-	calibration cramer_rao
-COSTS := inference_block training_step threads training_memory engines dense_memory
+SCORES := ablation_2d domain_shift localisation_calibration acquisition_time sparsification localisation dense_memory \
+	concentration calibration track_smoothing cramer_rao training_memory phase_2d
+COSTS := inference_block training_step threads engines
 
 benchmark: $(VENV)/.physics
 	mkdir -p $(WORK) && test -f $(WORK)/started || date -u +%Y-%m-%dT%H:%M:%SZ > $(WORK)/started
@@ -149,7 +149,7 @@ $(RESULTS)/phase_2d.json:
 		--vessels $(VESSELS)/seg3.swc --json $@
 
 $(RESULTS)/concentration.json:
-	$(PY) benchmarks/concentration.py --work $(WORK) --vessels $(UNSEEN) --n_recordings 4 \
+	$(PY) benchmarks/concentration.py --work $(WORK) --vessels $(UNSEEN) --n_recordings 3 \
 		--figure $(FIGURES)/concentration.png --json $@
 
 $(RESULTS)/acquisition_time.json:
@@ -157,26 +157,26 @@ $(RESULTS)/acquisition_time.json:
 		--figure $(FIGURES)/acquisition_time.png --json $@
 
 $(RESULTS)/calibration.json: $(KERNELS)
-	$(PY) benchmarks/domain_shift.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 3 --calibrate --json $@
+	$(PY) benchmarks/domain_shift.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 2 --calibrate --json $@
 
 $(RESULTS)/domain_shift.json: $(KERNELS) $(ESDIVA)
-	$(PY) benchmarks/domain_shift.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 3 \
+	$(PY) benchmarks/domain_shift.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 2 \
 		--presets gaussian_kalman --extra $(EXTRA) --json $@
 
 $(RESULTS)/localisation_calibration.json: $(KERNELS)
 	$(PY) benchmarks/localisation_comparison.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 2 \
 		--calibrate --json $@
 
-# After the domain shift, whose recordings it shares.
+# After the domain shift, whose recordings it shares. The other presets are compared in concentration.json.
 $(RESULTS)/localisation.json: $(RESULTS)/localisation_calibration.json $(RESULTS)/domain_shift.json
-	$(PY) benchmarks/localisation_comparison.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 3 \
-		--calibration $< --extra $(EXTRA) --json $@
+	$(PY) benchmarks/localisation_comparison.py --work $(WORK) --vessels $(UNSEEN) $(KINDS) --n_recordings 2 \
+		--presets gaussian_kalman --calibration $< --extra $(EXTRA) --json $@
 
 $(RESULTS)/cramer_rao.json: $(RESULTS)/localisation_calibration.json
 	$(PY) benchmarks/cramer_rao.py --work $(WORK) --calibration $< --json $@
 
 $(RESULTS)/track_smoothing.json:
-	$(PY) benchmarks/track_smoothing.py --work $(WORK) --vessels $(GRAPHS) --json $@
+	$(PY) benchmarks/track_smoothing.py --work $(WORK) --vessels $(GRAPHS) --n_recordings 2 --json $@
 
 $(RESULTS)/inference_block.json:
 	$(BIN)/python benchmarks/inference_block.py --threads 1 --json $@
@@ -188,13 +188,13 @@ $(RESULTS)/threads.json:
 	$(BIN)/python benchmarks/threads.py --json $@
 
 $(RESULTS)/training_memory.json:
-	$(BIN)/python benchmarks/training_memory.py --json $@
+	$(PY) benchmarks/training_memory.py --json $@
 
 $(RESULTS)/engines.json:
 	$(BIN)/python benchmarks/engines.py --quick --json $@
 
 $(RESULTS)/dense_memory.json:
-	$(BIN)/python benchmarks/dense_memory.py --inference --json $@
+	$(PY) benchmarks/dense_memory.py --inference --json $@
 
 $(RESULTS)/sparsification.json:
 	$(PY) benchmarks/sparsification.py --recordings 6 --vessels $(GRAPHS) --dice $(WORK) --json $@

@@ -31,7 +31,7 @@ DATA_SEED = 7401
 RELEASED = ", strides as released"
 DENSE = "dense"
 GRIDS = {2: [32, 1, 32], 3: [16, 16, 16]}
-VARIANTS = ("plain", "deep_supervision", "pruning", "cascade", f"pruning{RELEASED}", f"cascade{RELEASED}")
+VARIANTS = ("plain", "deep_supervision", "pruning", "cascade", f"pruning{RELEASED}")
 DENSE_STEPS = 5
 """Steps that make an epoch of the dense network, whose budget may be less than all blocks once."""
 
