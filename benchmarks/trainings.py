@@ -51,7 +51,8 @@ def data_folder(work: Path, **parts: Path) -> Path:
         link = folder / name
         if not link.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(part.resolve(), target_is_directory=True)
+            # A relative link outlives a move of the work folder.
+            link.symlink_to(os.path.relpath(part.resolve(), folder.resolve()), target_is_directory=True)
     return folder
 
 

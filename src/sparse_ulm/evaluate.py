@@ -195,7 +195,7 @@ def _score(path: Path, known: tuple[Acquisition, Truth], drawn: dict[str, Any], 
         density.astype(np.float32),
         grid,
         title=f"{recording.name}: map and truth",
-        label="Microbubble density (blocks per voxel)",
+        label="Microbubble density (count per voxel)",
         truth=true,
     )
     wavelength_m = recording.geometry.wavelength_m
