@@ -102,7 +102,7 @@ KINDS := --training side_lobe_share=0.3 psf_table_share=0.45 --train_tables $(WO
 	--left_out_tables $(WORK)/kernels_left_out.npz
 # Long ones first, so that no core waits at the end.
 SCORES := ablation_2d domain_shift localisation_calibration acquisition_time sparsification localisation dense_memory \
-	concentration calibration track_smoothing cramer_rao training_memory phase_2d
+	concentration calibration track_smoothing cramer_rao training_memory
 COSTS := inference_block training_step threads engines
 
 benchmark: $(VENV)/.physics
@@ -143,10 +143,6 @@ $(WORK)/esdiva/%.done:
 
 $(RESULTS)/ablation_2d.json:
 	$(PY) benchmarks/ablation.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(UNSEEN) --n_epochs 8 --json $@
-
-$(RESULTS)/phase_2d.json:
-	$(PY) benchmarks/phase_study.py --work $(WORK) --train_vessels $(VESSELS)/seg1.swc $(VESSELS)/seg2.swc \
-		--vessels $(VESSELS)/seg3.swc --json $@
 
 $(RESULTS)/concentration.json:
 	$(PY) benchmarks/concentration.py --work $(WORK) --vessels $(UNSEEN) --n_recordings 3 \
