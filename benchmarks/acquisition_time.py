@@ -32,7 +32,7 @@ from figures import draw_completeness, named_in_docs
 from machine import ROOT, describe_machine, machine_line, write_json
 from pooling import markdown, settings_of
 from referee import (
-    PRESETS,
+    OURS,
     Method,
     add_arguments,
     config_values,
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Run the comparison; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, n_recordings=1, grid_size=(24, 24, 24), seed=SEED)
-    parser.set_defaults(n_frames=2048, presets=[PRESETS[0]])
+    parser.set_defaults(n_frames=2048, presets=list(OURS))
     parser.add_argument("--concentrations", nargs="+", type=float, default=list(CONCENTRATIONS))
     parser.add_argument("--fill", type=float, default=FILL, help="concentration that only fills the vessels")
     parser.add_argument("--frame_rate_hz", type=float, default=500.0)

@@ -57,7 +57,7 @@ def compared_methods(args: argparse.Namespace) -> list[Method]:
     own = [network(text if "=" in text else f"LocalisationNet={text}") for text in args.localisation_weights]
     methods = [replace(one, options=one.options | {"method": "localisation"}) for one in own] + methods_of(args)
     chosen = load_json(args.calibration)["chosen"] if args.calibration else {}
-    return [replace(one, options=one.options | chosen.get(one.name, {})) for one in methods]
+    return [replace(one, options=one.options | chosen.get(one.name.split(":")[0], {})) for one in methods]
 
 
 def measure(args: argparse.Namespace, folders: Folders) -> list[dict[str, Any]]:

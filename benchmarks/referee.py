@@ -25,6 +25,9 @@ from monai.bundle import ConfigWorkflow
 from sparse_ulm.io.atomic import atomic_path
 
 PRESETS = ("gaussian_kalman", "pala_rat", "open3dulm", "clinical_interpolated")
+OURS = (PRESETS[0], f"{PRESETS[0]}:smooth_span=1")
+"""Our preset as it is shipped, and with tracks left as rough as they are: maps of crowds are more complete so, though
+speeds are wrong (track_smoothing.py). A comparison of maps gives the conventional pipeline the better of both."""
 WEIGHTS_OF_DIMS = {3: ROOT / "models" / "model.pt", 2: ROOT / "models" / "model_2d.pt"}
 SHIPPED = (f"TrajectoryMapNet={WEIGHTS_OF_DIMS[3]}", f"LocalisationNet={ROOT / 'models' / 'localisation.pt'}")
 """Both networks; configs/inference.yaml tells by the weights which one it has."""
@@ -63,9 +66,15 @@ def network(text: str, **options: Any) -> Method:
     return Method(name or "network", "inference.yaml", {"weights": Path(path), **options})
 
 
-def classical(preset: str, **options: Any) -> Method:
-    """Give a preset of the conventional pipeline, with changes to it."""
-    return Method(preset, "classical.yaml", {"preset": preset, **options})
+def classical(text: str) -> Method:
+    """Read `PRESET[:KEY=VALUE,...]`: a preset of the conventional pipeline, with changes to it.
+
+    >>> classical("gaussian_kalman:smooth_span=1").options
+    {'preset': 'gaussian_kalman', 'smooth_span': 1}
+    """
+    preset, _, changes = text.partition(":")
+    changed = {key: yaml.safe_load(value) for key, _, value in (c.partition("=") for c in changes.split(",") if c)}
+    return Method(text, "classical.yaml", {"preset": preset, **changed})
 
 
 def run_config(config: str, **options: Any) -> None:
@@ -198,7 +207,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, n_recordings: int, grid_si
         "--weights", nargs="*", default=list(SHIPPED), help="[NAME=]FILE[@THRESHOLD] of one or more networks"
     )
     parser.add_argument("--network", nargs="*", default=[], help="KEY=VALUE of inference.yaml, for all networks")
-    parser.add_argument("--presets", nargs="*", default=list(PRESETS), help="of configs/classical.yaml")
+    parser.add_argument("--presets", nargs="*", default=[*OURS, *PRESETS[1:]], help="PRESET[:KEY=VALUE,...]")
     parser.add_argument("--n_recordings", type=int, default=n_recordings, help="per seed and concentration")
     parser.add_argument("--grid_size", nargs=3, type=int, default=list(grid_size), help="voxels along x, y, z")
     parser.add_argument("--n_frames", type=int, default=128)

@@ -3,8 +3,8 @@
 Recordings are drawn by configs/simulate.yaml from the training graphs (`--vessels`), with a seed of their own: what is
 chosen here is never seen by a table that compares methods. Rows: a moving average (`smooth_span`; 1 leaves positions
 alone, and speeds are their differences), and the likeliest path whose acceleration is the track's own v² over
-`bend_radius_m`, with the deviations of the localisations times `smooth_deviation_scale`. Speed over truth: sum over the
-map's voxels within λ/10 of a true one, over that of the true speeds; error: sum of differences over the same.
+`bend_radius_m`. Speed over truth: sum over the map's voxels within λ/10 of a true one, over that of the true speeds;
+error: sum of differences over the same.
 
 Run:  python benchmarks/track_smoothing.py --work build/referee --vessels seg1.swc seg2.swc seg3.swc [--json FILE]
 """
@@ -19,15 +19,14 @@ from pooling import Table, markdown, settings_of, shown, table
 from pooling_bubbles import bubbles_over_seeds
 from referee import PRESETS, Method, add_arguments, make_recordings
 
-from sparse_ulm.classical.presets import GAUSSIAN_KALMAN, NETWORK_LINKING
+from sparse_ulm.classical.presets import GAUSSIAN_KALMAN
 
 CONCENTRATIONS = (0.01, 0.05, 0.2)
 SEED = 7801
-SHIPPED = {"LocalisationNet": NETWORK_LINKING, PRESETS[0]: GAUSSIAN_KALMAN}
 WAYS: tuple[dict[str, Any], ...] = (
     *({"smooth_span": span} for span in (1, 5)),
-    *({"bend_radius_m": r, "smooth_deviation_scale": scale} for r, scale in ((1e-5, 1.0), (1e-4, 1.0), (1e-4, 3.0))),
-)  # fmt: skip
+    *({"bend_radius_m": radius} for radius in (1e-5, 1e-4)),
+)
 
 
 def methods() -> list[tuple[str, dict[str, Any], Method]]:
@@ -80,7 +79,7 @@ def smoothing_table(rows: list[dict[str, Any]]) -> Table:
     for method, way in dict.fromkeys((r["method"], tuple(r["way"].items())) for r in rows):
         own = {r["concentration"]: r for r in rows if r["method"] == method and tuple(r["way"].items()) == way}
         told = ", ".join(f"{name} {value:g}" for name, value in way)
-        is_shipped = all(getattr(SHIPPED[method], name) == value for name, value in way)
+        is_shipped = all(getattr(GAUSSIAN_KALMAN, name) == value for name, value in way)
         cells = [shown(own[c][key], 3 if key == "dice_lambda_10" else 2) for key in columns for c in concentrations]
         lines.append([method, f"**{told}**" if is_shipped else told, *cells])
     return table(header, lines)

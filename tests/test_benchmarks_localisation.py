@@ -250,14 +250,14 @@ def test_every_way_of_smoothing_is_scored_and_the_shipped_one_is_bold(
 ) -> None:
     import track_smoothing
 
-    from sparse_ulm.classical.presets import NETWORK_LINKING, changed
+    from sparse_ulm.classical.presets import GAUSSIAN_KALMAN, changed
 
     asked: list[Any] = []
 
     def scored(_work: Path, method: Any, folder: Path) -> dict[str, Any]:
         asked.append((method.config, folder.name))
         options = method.options.get("linking", method.options)
-        changed(NETWORK_LINKING, **{key: value for key, value in options.items() if key not in ("preset", "weights")})
+        changed(GAUSSIAN_KALMAN, **{key: value for key, value in options.items() if key not in ("preset", "weights")})
         speed = {"exact": counts, "lambda_10": counts}
         row = {"n_frames": 128, "bubbles": None, "neighbours": None, "speed": speed, "bubbles_per_mm3": 1.0}
         return {"seconds": 1.0, "recordings": [row | {"counts": {key: [4, 6, 3, 5] for key in OVERLAP}}]}
@@ -278,8 +278,8 @@ def test_every_way_of_smoothing_is_scored_and_the_shipped_one_is_bold(
     assert asked == [("inference.yaml", "0.05")] * n_ways + [("classical.yaml", "0.05")] * n_ways
     rows = json.loads(file.read_text())["tables"]["track_smoothing"]["rows"]
     assert [row[:2] for row in rows if row[1].startswith("**")] == [
-        ["LocalisationNet", "**bend_radius_m 0.0001, smooth_deviation_scale 1**"],
-        ["gaussian_kalman", "**bend_radius_m 0.0001, smooth_deviation_scale 3**"],
+        ["LocalisationNet", "**bend_radius_m 0.0001**"],
+        ["gaussian_kalman", "**bend_radius_m 0.0001**"],
     ]
     assert {tuple(row[3:]) for row in rows} == {("1.50", "0.75")}
 

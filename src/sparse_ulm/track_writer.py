@@ -17,7 +17,7 @@ from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.blocks import BlockItem, refuse_same_names
 from sparse_ulm.classical.linking import Linker
 from sparse_ulm.classical.pipeline import Result, join, make_linker, smooth_tracks
-from sparse_ulm.classical.presets import NETWORK_LINKING, changed
+from sparse_ulm.classical.presets import GAUSSIAN_KALMAN, changed
 from sparse_ulm.classical.run import Outputs, write_result
 from sparse_ulm.errors import UserError
 from sparse_ulm.io.atomic import whole_folder
@@ -46,7 +46,7 @@ class WriteTracks:
         blocks: The data set's items, in order of time within a recording.
         output_dir: Where the folders go.
         threshold: A bubble is a summit of more confidence than this (`localise.find_summits`).
-        linking: Changes to `presets.NETWORK_LINKING`; None values keep it.
+        linking: Changes to `presets.GAUSSIAN_KALMAN`; None values keep it.
         maps: Kinds of maps (`track_map_files.MAPS`); density is always written.
         track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
         provenance: What `provenance.json` repeats: settings of the run.
@@ -72,7 +72,7 @@ class WriteTracks:
         if not threshold > 0.0:
             raise UserError(f"bubble_threshold is {threshold}; wanted a positive sum of probabilities, such as 1.5.")
         self.blocks, self.output_dir, self.threshold = blocks, Path(output_dir), threshold
-        self.preset = changed(NETWORK_LINKING, **linking)
+        self.preset = changed(GAUSSIAN_KALMAN, **linking)
         self.outputs = Outputs.of(maps=maps, track_formats=track_formats)
         self.provenance, self.weights = provenance, weights
         self.open_recordings: dict[str, _Open] = {}

@@ -162,9 +162,7 @@ def smooth_tracks(linker: Linker, localisations: Localisations, preset: Preset) 
     if preset.bend_radius_m is None:
         raise UserError("smooth_span and bend_radius_m are both null; wanted one of them. Set one.")
     deviation_m = scanner_deviation_m(localisations.deviation_voxel[linker.linked()], geometry)
-    return smooth_along_bends(
-        raw, preset.smooth_deviation_scale * deviation_m, geometry, bend_radius_m=preset.bend_radius_m
-    )
+    return smooth_along_bends(raw, deviation_m, geometry, bend_radius_m=preset.bend_radius_m)
 
 
 def join(parts: Iterable[Localisations]) -> Localisations:

@@ -31,7 +31,6 @@ class Preset:
         smooth_span: Samples of a track that are averaged; None for the likeliest path by `bend_radius_m`.
         bend_radius_m: Radius of the sharpest bends, which tells by a track's speed how much it may turn
             (`smoothing.smooth_along_bends`).
-        smooth_deviation_scale: Errors of positions along a track over the deviations that localising states.
     """
 
     noise_factor: float | None
@@ -49,7 +48,6 @@ class Preset:
     min_length: int
     smooth_span: int | None
     bend_radius_m: float | None
-    smooth_deviation_scale: float
 
     def max_speed(self, *, frame_rate_hz: float, wavelength_m: float) -> float:
         """Give the largest speed that is linked in a recording, in m/s: the smaller of what both limits allow.
@@ -81,12 +79,11 @@ GAUSSIAN_KALMAN = Preset(
     min_length=5,
     smooth_span=None,
     bend_radius_m=1.0e-4,
-    smooth_deviation_scale=3.0,  # a fit states the error by noise alone, not that by neighbours
 )
-"""Ours, tuned on simulated recordings of the training vessels (docs/benchmarks.md)."""
+"""Ours, tuned on simulated recordings of the training vessels (docs/benchmarks.md).
 
-NETWORK_LINKING = replace(GAUSSIAN_KALMAN, smooth_deviation_scale=1.0)
-"""How bubbles of LocalisationNet are linked and smoothed: its deviations include the errors that neighbours make."""
+Bubbles of LocalisationNet are linked and smoothed so too.
+"""
 
 PALA_RAT = Preset(
     noise_factor=None,
@@ -104,7 +101,6 @@ PALA_RAT = Preset(
     min_length=16,
     smooth_span=19,
     bend_radius_m=None,
-    smooth_deviation_scale=1.0,
 )
 """PALA's rat brain: 90 bubbles a frame, 2 pixels of a wavelength, more than 15 positions (notes §5)."""
 
@@ -124,7 +120,6 @@ OPEN3DULM = Preset(
     min_length=9,
     smooth_span=5,
     bend_radius_m=None,
-    smooth_deviation_scale=1.0,
 )
 """Open-3DULM: 900 bubbles a volume, 9 dB of local contrast, 30 mm/s, 9 positions (notes §5)."""
 
@@ -144,7 +139,6 @@ CLINICAL_INTERPOLATED = Preset(
     min_length=16,
     smooth_span=19,
     bend_radius_m=None,
-    smooth_deviation_scale=1.0,
 )
 """Clinical scanners' interpolated images: 100 bubbles a frame and 1.5 pixels, as PALA for a kidney, and the weighted
 average, which long windows of many pixels suit (our choice; reference notes §1.2 and §5)."""
