@@ -31,6 +31,8 @@ from sparse_ulm.metrics.matching import Matching
 GATES = ("lambda_4", "lambda_2")
 SPEED_TOLERANCES = {"exact": 0.0, "lambda_10": 0.1}
 """Distances at which the speeds of two voxels are compared, in wavelengths."""
+WIDE = "wide"
+"""As lambda_10, in vessels at least as wide as the longest edge of a map's voxel."""
 
 Counts = dict[str, Any]
 
@@ -130,8 +132,8 @@ def speed_counts(path: Path, recording: Acquisition, truth: Truth) -> Counts | N
 
     The true one is `TrackMap` of the true trajectories with velocities by central differences: per voxel the mean over
     bubbles of each one's mean speed inside. A voxel is compared with the nearest visited one of the truth, by
-    `SPEED_TOLERANCES`: itself, where both maps visit it, or as near as map and truth have to be for the Dice. The truth
-    does not say how wide a vessel is, so that vessels narrower than a voxel of the map count too.
+    `SPEED_TOLERANCES`: itself, where both maps visit it, or as near as map and truth have to be for the Dice. Where the
+    truth says how wide vessels are, those as wide as a voxel are counted once more, as `WIDE`.
 
     Returns:
         Per tolerance the number of voxels, and the sums over them of the map's speed v, of the true speed w, of
@@ -141,7 +143,8 @@ def speed_counts(path: Path, recording: Acquisition, truth: Truth) -> Counts | N
         return None
     values, grid = read_map(path, recording.geometry)
     x, y, z = values.shape
-    true = true_speed_m_s(truth, recording, grid, (x, y, z)) / METRES_PER_MM
+    true_m_s, radius_m = true_speed_and_radius(truth, recording, grid, (x, y, z))
+    true = true_m_s / METRES_PER_MM
     visited, true_visited = np.argwhere(np.isfinite(values)), np.argwhere(true > 0)
     step_wavelengths = np.asarray(grid.voxel_size_m) / recording.geometry.wavelength_m
     distance, nearest = KDTree(true_visited * step_wavelengths).query(visited * step_wavelengths)
@@ -149,6 +152,9 @@ def speed_counts(path: Path, recording: Acquisition, truth: Truth) -> Counts | N
     for name, tolerance in SPEED_TOLERANCES.items():
         near = distance <= tolerance * ROUNDING
         found[name] = _speed_sums(values[tuple(visited[near].T)], true[tuple(true_visited[nearest[near]].T)])
+    if radius_m is not None:
+        near &= 2 * radius_m[tuple(true_visited[nearest].T)] >= max(grid.voxel_size_m)
+        found[WIDE] = _speed_sums(values[tuple(visited[near].T)], true[tuple(true_visited[nearest[near]].T)])
     return found
 
 
@@ -159,10 +165,13 @@ def _speed_sums(speed: np.ndarray, true: np.ndarray) -> Counts:
     return {"n_voxels": len(v)} | {name: float(value) for name, value in sums.items()}
 
 
-def true_speed_m_s(truth: Truth, recording: Acquisition, grid: Geometry, shape: tuple[int, int, int]) -> np.ndarray:
-    """Give the true mean speed in every voxel of a map's grid; NaN where no bubble passed.
+def true_speed_and_radius(
+    truth: Truth, recording: Acquisition, grid: Geometry, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give the true mean speed in every voxel of a map's grid, and the mean radius of its vessels where it is known.
 
-    A bubble that was away for a frame is two trajectories, and one that was there for one frame has no speed.
+    Both are NaN where no bubble passed. A bubble that was away for a frame is two trajectories, and one that was there
+    for one frame has no speed.
     """
     order = np.lexsort((truth.frame, truth.track_id))
     order = order[truth.frame[order] < recording.n_frames]
@@ -176,6 +185,13 @@ def true_speed_m_s(truth: Truth, recording: Acquisition, grid: Geometry, shape: 
     tracks = Trajectories(part[kept], frame[kept].astype(np.float64), position, still, np.ones(n))
     velocity = with_velocity(tracks, recording.geometry).velocity_m_s
     on_grid = grid.to_voxel(recording.geometry.to_scanner_m(position))
-    found = TrackMap(shape, (1, 1, 1), grid)
-    found.add(Trajectories(tracks.track_id, tracks.frame, on_grid, velocity, tracks.amplitude))
-    return found.speed()
+
+    def mean_length(vector: np.ndarray) -> np.ndarray:
+        found = TrackMap(shape, (1, 1, 1), grid)
+        found.add(Trajectories(tracks.track_id, tracks.frame, on_grid, vector, tracks.amplitude))
+        return found.speed()
+
+    if truth.vessel_radius_m is None:
+        return mean_length(velocity), None
+    radius = truth.vessel_radius_m[order][kept]
+    return mean_length(velocity), mean_length(radius[:, None] * np.array([1.0, 0.0, 0.0]))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from counting_bubbles import GATES, SPEED_TOLERANCES, Counts
+from counting_bubbles import GATES, SPEED_TOLERANCES, WIDE, Counts
 from pooling import over_seeds, spread
 
 from sparse_ulm.metrics import scores_from_counts
@@ -29,8 +29,8 @@ def pool_bubbles(rows: Sequence[Counts]) -> dict[str, Any]:
         counts = [row["bubbles"][gate] for row in rows if row["bubbles"] is not None]
         if counts:
             scores |= {f"{name}_{gate}": value for name, value in _gate_scores(_added(counts)).items()}
-    for tolerance in SPEED_TOLERANCES:
-        speeds = [row["speed"][tolerance] for row in rows if row["speed"] is not None]
+    for tolerance in (*SPEED_TOLERANCES, WIDE):
+        speeds = [row["speed"][tolerance] for row in rows if row["speed"] is not None and tolerance in row["speed"]]
         if speeds:
             total = _added(speeds)
             scores[f"speed_error_{tolerance}"] = _ratio(total["error"], total["true"])

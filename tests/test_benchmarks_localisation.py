@@ -101,12 +101,13 @@ def test_a_method_of_maps_alone_has_no_bubbles(recordings: Path, tmp_path: Path)
 
 
 def test_the_true_speed_is_that_of_the_bubbles(recordings: Path) -> None:
-    from counting_bubbles import true_speed_m_s
+    from counting_bubbles import true_speed_and_radius
 
     recording = opened(recordings)
     truth = read_truth(recordings / "rec_truth.csv", recording.geometry)
-    speed = true_speed_m_s(truth, recording, COARSE.refined((8, 8, 8)), (40, 48, 56))
+    speed, radius = true_speed_and_radius(truth, recording, COARSE.refined((8, 8, 8)), (40, 48, 56))
     assert speed[20, 28, 36] == 0.0
+    assert radius is None
     moving = np.argwhere(speed > 0)
     assert moving.tolist() == [[28 + i, 16, 20] for i in range(4)]
     assert speed[tuple(moving.T)] == pytest.approx(np.full(4, 6.25e-3))
@@ -114,14 +115,16 @@ def test_the_true_speed_is_that_of_the_bubbles(recordings: Path) -> None:
 
 
 def test_a_bubble_that_was_away_is_two_tracks(recordings: Path) -> None:
-    from counting_bubbles import true_speed_m_s
+    from counting_bubbles import true_speed_and_radius
 
     recording = opened(recordings)
     path = recordings / "rec_truth.csv"
     lines = path.read_text().splitlines()
     moving = [line for line in lines if line.startswith("2,")]
     path.write_text("\n".join([lines[0], moving[0], moving[2], moving[3]]) + "\n")
-    speed = true_speed_m_s(read_truth(path, recording.geometry), recording, COARSE.refined((8, 8, 8)), (40, 48, 56))
+    speed, _ = true_speed_and_radius(
+        read_truth(path, recording.geometry), recording, COARSE.refined((8, 8, 8)), (40, 48, 56)
+    )
     assert np.argwhere(np.isfinite(speed))[:, 0].tolist() == [30, 31]  # one frame has no speed; no path over the gap
 
 
@@ -144,6 +147,30 @@ def test_speeds_by_hand(recordings: Path, tmp_path: Path) -> None:
     assert [scores[f"speed_{name}_lambda_10"] for name in ("error", "error_per_voxel", "ratio")] == pytest.approx(
         [0.2, 0.2, 1.0]
     )
+
+
+def test_wide_vessels_are_counted_once_more(recordings: Path, tmp_path: Path) -> None:
+    """The moving bubble's vessel is narrower than a voxel in its first frame, wider from then on."""
+    from counting_bubbles import count_bubbles, true_speed_and_radius
+    from pooling_bubbles import pool_bubbles
+
+    path = recordings / "rec_truth.csv"
+    lines = path.read_text().splitlines()
+    radii = [1.0] * 5 + [9.0] * 3  # um; four rows rest
+    path.write_text("\n".join([f"{lines[0]},vessel_radius_um", *map("{},{}".format, lines[1:], radii)]) + "\n")
+    recording = opened(recordings)
+    truth = read_truth(path, recording.geometry)
+    _, radius = true_speed_and_radius(truth, recording, COARSE.refined((8, 8, 8)), (40, 48, 56))
+    assert radius is not None
+    assert radius[20, 28, 36] == pytest.approx(1e-6)
+    assert radius[31, 16, 20] == pytest.approx(9e-6)
+    write_outputs(tmp_path / "out", speed={(28, 16, 20): 9.0, (31, 16, 20): 5.0})
+    rows = count_bubbles(tmp_path / "out", recordings)
+    assert rows[0]["speed"]["wide"] == pytest.approx(
+        {"n_voxels": 1, "speed": 5.0, "true": 6.25, "error": 1.25, "share": 0.2}
+    )
+    assert rows[0]["speed"]["exact"]["n_voxels"] == 2
+    assert pool_bubbles(rows)["speed_error_wide"] == pytest.approx(0.2)
 
 
 def counted(n_predicted: int, n_truth: int, error_um: list[list[float]], speed: tuple[float, float]) -> dict[str, Any]:
@@ -213,7 +240,7 @@ def test_the_network_stands_beside_the_best_of_the_others() -> None:
             row_of("rat", "preset", 0.2, dice=0.3), row_of("kalman", "preset", 0.4, dice=0.2)]  # fmt: skip
     (line,) = against_others(rows)["rows"]
     assert line[:7] == ["s", "0.05", "NET", "0.600", "kalman", "0.400", "1.50"]
-    assert line[7:] == ["1.0, 2.0, 3.0"] * 2 + ["0.400", "0.500", "0.80", "0.300", "7.3 ± 0.3 %", "—"]
+    assert line[7:] == ["1.0, 2.0, 3.0"] * 2 + ["0.400", "0.500", "0.80", "0.300", "7.3 ± 0.3 %", "—", "—"]
     assert [line[2] for line in all_scores(rows)["rows"]] == ["NET", "MAP", "rat", "kalman"]
     assert [line[2] for line in errors(rows)["rows"]] == ["NET", "kalman"]
     assert by_neighbour(rows)["rows"][1][2:] == ["kalman", *["—"] * 5]

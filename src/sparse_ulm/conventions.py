@@ -31,6 +31,7 @@ UPSAMPLING = 8
 """Refinement of the super-resolved map over the input grid, per refined axis (Rauby et al., released code)."""
 
 METRES_PER_MM = 1.0e-3
+METRES_PER_UM = 1.0e-6
 
 Frames = Complex64[np.ndarray, "x y z t"]
 """Beamformed IQ (or correlation) frames as read from a recording."""

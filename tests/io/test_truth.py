@@ -24,7 +24,11 @@ def rows(n: int) -> SimpleNamespace:
     rng = np.random.default_rng(2)
     position_m = GEOMETRY.to_scanner_m(rng.uniform(-3, 20, size=(n, 3)))
     return SimpleNamespace(
-        track_id=np.arange(n) // 3, frame=rng.integers(0, 90, n), position_m=position_m, amplitude=rng.uniform(1, 2, n)
+        track_id=np.arange(n) // 3,
+        frame=rng.integers(0, 90, n),
+        position_m=position_m,
+        amplitude=rng.uniform(1, 2, n),
+        vessel_radius_m=rng.uniform(1e-6, 9e-6, n),
     )
 
 
@@ -39,10 +43,19 @@ def test_by_hand(tmp_path: Path) -> None:
 
 def test_written_lines_are_as_documented(tmp_path: Path) -> None:
     one = SimpleNamespace(
-        track_id=np.array([4]), frame=np.array([6]), position_m=np.array([[1e-3, -2.5e-3, 9e-3]]), amplitude=np.ones(1)
+        track_id=np.array([4]),
+        frame=np.array([6]),
+        position_m=np.array([[1e-3, -2.5e-3, 9e-3]]),
+        amplitude=np.ones(1),
+        vessel_radius_m=None,
     )
+    line = "4,6,0.012000,1.000000,-2.500000,9.000000,1"
     write_truth(tmp_path / "t.csv", one, GEOMETRY)
-    assert (tmp_path / "t.csv").read_text() == f"{HEADER}4,6,0.012000,1.000000,-2.500000,9.000000,1\n"
+    assert (tmp_path / "t.csv").read_text() == f"{HEADER}{line}\n"
+    assert read_truth(tmp_path / "t.csv", GEOMETRY).vessel_radius_m is None
+    one.vessel_radius_m = np.array([3.25e-6])
+    write_truth(tmp_path / "t.csv", one, GEOMETRY)
+    assert (tmp_path / "t.csv").read_text() == f"{HEADER[:-1]},vessel_radius_um\n{line},3.25\n"
 
 
 @pytest.mark.parametrize("n", [0, 1, 50])
@@ -53,6 +66,7 @@ def test_round_trip_to_nanometres(tmp_path: Path, n: int) -> None:
     np.testing.assert_array_equal(truth.track_id, written.track_id)
     np.testing.assert_array_equal(truth.frame, written.frame)
     np.testing.assert_allclose(GEOMETRY.to_scanner_m(truth.position_voxel), written.position_m, atol=1e-9)
+    np.testing.assert_allclose(truth.vessel_radius_m, written.vessel_radius_m, rtol=1e-3)
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 

@@ -1,5 +1,7 @@
 """Flow: speed in a straight vessel by hand, conservation of flux, lanes, the pulse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from simulation_cases import steady_law, straight_vessel
@@ -19,12 +21,23 @@ def test_a_bubble_moves_by_speed_over_frame_rate(lane: float, factor: float) -> 
     """Diameter 20 um: mean speed 1 mm/s, twice that on the axis, 0.3 of it at the least near the wall."""
     field = make_flow(straight_vessel(), steady_law())
     clock = flow_clock_s(field.law, 60, FRAME_RATE_HZ, 0.0)
-    first, way = follow(field, start_at(10, 0.5, lane), clock, 0, upstream=False)
+    first, way, _ = follow(field, start_at(10, 0.5, lane), clock, 0, upstream=False)
     assert first == 0
     assert way[0, 0] == pytest.approx(95e-6)
     np.testing.assert_allclose(np.diff(way[:, 0]), factor * 1e-3 / FRAME_RATE_HZ, rtol=1e-9)
     np.testing.assert_allclose(way[:, 2], lane * 9e-6, rtol=1e-9)  # radius 10 um less the bubble's 1 um
     np.testing.assert_allclose(way[:, 1], 0.0, atol=1e-18)
+
+
+def test_the_radius_is_that_of_the_vessel_where_the_bubble_is() -> None:
+    """A cone of 5 to 15 um: halfway along, 10 um."""
+    tree = replace(straight_vessel(), radius_m=np.linspace(5e-6, 15e-6, len(straight_vessel().radius_m)))
+    field = make_flow(tree, steady_law(speed_exponent=0.0))
+    clock = flow_clock_s(field.law, 600, FRAME_RATE_HZ, 0.0)
+    _, way, radius = follow(field, start_at(50, 0.5, 0.0), clock, 0, upstream=False)
+    length = field.positions_m[-1, 0] - field.positions_m[0, 0]
+    np.testing.assert_allclose(radius, 5e-6 + 10e-6 * (way[:, 0] - field.positions_m[0, 0]) / length, rtol=0.02)
+    assert radius.min() < 10.2e-6 < 14e-6 < radius.max()
 
 
 def test_speed_law_and_its_limits() -> None:
@@ -43,7 +56,7 @@ def test_upstream_and_downstream_join() -> None:
     """Where a bubble came from, and that it ends at both ends of the vessel."""
     field = make_flow(straight_vessel(), steady_law())
     clock = flow_clock_s(field.law, 600, FRAME_RATE_HZ, 0.0)
-    first, way = follow(field, start_at(50, 0.7, 0.0), clock, 300, upstream=True)
+    first, way, _ = follow(field, start_at(50, 0.7, 0.0), clock, 300, upstream=True)
     np.testing.assert_allclose(np.diff(way[:, 0]), 4e-6, rtol=1e-9)
     assert way[300 - first, 0] == pytest.approx(497e-6)
     assert first == 300 - 124  # 497 um at 4 um a frame
@@ -81,7 +94,7 @@ def test_branches_are_taken_in_proportion_to_flux() -> None:
     rng = np.random.default_rng(5)
     right = 0
     for _ in range(600):
-        _, way = follow(field, draw_start(rng, field, 1, 0.1, crossing_plane=True), clock, 0, upstream=False)
+        _, way, _ = follow(field, draw_start(rng, field, 1, 0.1, crossing_plane=True), clock, 0, upstream=False)
         right += way[-1, 0] > 0
     assert right / 600 == pytest.approx(2 / 3, abs=0.06)  # three standard deviations
 
@@ -102,7 +115,7 @@ def test_a_lane_stays_at_its_distance_in_a_bent_vessel() -> None:
     tree = VesselTree(helix, np.full(201, 11e-6), np.arange(-1, 200))
     field = make_flow(tree, steady_law(), scale=1.0)
     clock = flow_clock_s(field.law, 200, FRAME_RATE_HZ, 0.0)
-    _, way = follow(field, start_at(20, 0.0, 0.8), clock, 0, upstream=False)
+    _, way, _ = follow(field, start_at(20, 0.0, 0.8), clock, 0, upstream=False)
     distance = np.linalg.norm(way[:, None] - field.positions_m[None], axis=2).min(axis=1)
     np.testing.assert_allclose(distance, 8e-6, rtol=0.05)
     assert np.linalg.norm(np.diff(way, axis=0), axis=1).max() < 6e-6  # no jump from side to side

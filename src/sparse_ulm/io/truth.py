@@ -9,13 +9,15 @@ import numpy as np
 from jaxtyping import Float, Int, Int64
 
 from sparse_ulm.acquisition import Geometry
-from sparse_ulm.conventions import METRES_PER_MM, PositionsVoxel
+from sparse_ulm.conventions import METRES_PER_MM, METRES_PER_UM, PositionsVoxel
 from sparse_ulm.errors import RecordingError
 from sparse_ulm.io.atomic import atomic_path
 
 COLUMNS = ("track_id", "frame", "time_s", "x_mm", "y_mm", "z_mm", "amplitude")
 FORMATS = ("%d", "%d", "%.6f", "%.6f", "%.6f", "%.6f", "%.5g")
 """Nanometres and microseconds, far finer than anything that is scored."""
+VESSEL_RADIUS = "vessel_radius_um"
+"""One more column where bubbles were simulated in vessels."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Truth:
         position_voxel: Voxels of the recording's grid, from the centre of its first voxel; bubbles just outside of
             the grid are kept, as they show in it.
         amplitude: Echo amplitude in the recording's units; None where it is not known.
+        vessel_radius_m: Radius of the vessel where the bubble is; None where it is not known.
     """
 
     track_id: Int64[np.ndarray, " n"]
     frame: Int64[np.ndarray, " n"]
     position_voxel: PositionsVoxel
     amplitude: Float[np.ndarray, " n"] | None = None
+    vessel_radius_m: Float[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         """Number of rows: one per bubble and frame."""
@@ -60,9 +64,13 @@ class TrackRows(Protocol):
     def amplitude(self) -> Float[np.ndarray, " n"]:
         """Echo amplitude."""
 
+    @property
+    def vessel_radius_m(self) -> Float[np.ndarray, " n"] | None:
+        """Radius of the vessel in metres, where there is one."""
+
 
 def write_truth(path: str | Path, tracks: TrackRows, geometry: Geometry) -> None:
-    """Write the truth as CSV: track_id, frame, time_s, x_mm, y_mm, z_mm, amplitude.
+    """Write the truth as CSV: track_id, frame, time_s, x_mm, y_mm, z_mm, amplitude, and vessel_radius_um if known.
 
     Args:
         path: The file, `NAME_truth.csv` beside `NAME.*`.
@@ -74,9 +82,14 @@ def write_truth(path: str | Path, tracks: TrackRows, geometry: Geometry) -> None
     """
     time_s = tracks.frame / geometry.frame_rate_hz
     position_mm = tracks.position_m / METRES_PER_MM
-    table = np.column_stack([tracks.track_id, tracks.frame, time_s, position_mm, tracks.amplitude])
+    columns = [tracks.track_id, tracks.frame, time_s, position_mm, tracks.amplitude]
+    names, formats = list(COLUMNS), list(FORMATS)
+    if tracks.vessel_radius_m is not None:
+        columns.append(tracks.vessel_radius_m / METRES_PER_UM)
+        names.append(VESSEL_RADIUS)
+        formats.append("%.4g")
     with atomic_path(path) as temporary:
-        np.savetxt(temporary, table, fmt=FORMATS, delimiter=",", header=",".join(COLUMNS), comments="")
+        np.savetxt(temporary, np.column_stack(columns), fmt=formats, delimiter=",", header=",".join(names), comments="")
 
 
 def read_truth(path: str | Path, geometry: Geometry) -> Truth:
@@ -110,7 +123,8 @@ def read_truth(path: str | Path, geometry: Geometry) -> Truth:
         )
     position_voxel = geometry.to_voxel(columns[:, 2:] * METRES_PER_MM)
     amplitude = table[:, header.index("amplitude")] if "amplitude" in header else None
-    return Truth(whole[:, 0].astype(np.int64), whole[:, 1].astype(np.int64), position_voxel, amplitude)
+    radius_m = table[:, header.index(VESSEL_RADIUS)] * METRES_PER_UM if VESSEL_RADIUS in header else None
+    return Truth(whole[:, 0].astype(np.int64), whole[:, 1].astype(np.int64), position_voxel, amplitude, radius_m)
 
 
 def read_table(path: Path) -> tuple[list[str], Float[np.ndarray, "rows columns"]]:

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from numba import njit
 from numpy.typing import NDArray
 
-from sparse_ulm.simulation.vessels import METRES_PER_UM, VesselTree, smoothed, sum_downstream
+from sparse_ulm.conventions import METRES_PER_UM
+from sparse_ulm.simulation.vessels import VesselTree, smoothed, sum_downstream
 
 BUBBLE_RADIUS_M = 1.0e-6
 SLOWEST_PROFILE = 0.3
@@ -162,7 +163,7 @@ def draw_start(
 
 def follow(
     field: FlowField, start: Start, clock_s: Float[np.ndarray, " frames"], start_frame: int, *, upstream: bool
-) -> tuple[int, NDArray[np.float64]]:
+) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
     """Follow one bubble through all frames in which it is inside the tree.
 
     Args:
@@ -173,7 +174,8 @@ def follow(
         upstream: Also give where it came from in the frames before.
 
     Returns:
-        First frame, and (k, 3) positions in that and the following frames, in metres, in the tree's own axes.
+        First frame; (k, 3) positions in that and the following frames, in metres, in the tree's own axes; and (k,) the
+        radius of the vessel there, in metres.
     """
     relative = clock_s - clock_s[start_frame]
     first = 0 if upstream else start_frame
@@ -188,9 +190,10 @@ def follow(
     inside = np.flatnonzero((relative >= times[0]) & (relative <= times[-1]))
     inside = inside[inside >= first]
     if inside.size == 0:
-        return start_frame, np.zeros((0, 3))
+        return start_frame, np.zeros((0, 3)), np.zeros(0)
     when = relative[inside]
-    return int(inside[0]), np.column_stack([np.interp(when, times, way_m[:, axis]) for axis in range(3)])
+    position_m = np.column_stack([np.interp(when, times, way_m[:, axis]) for axis in range(3)])
+    return int(inside[0]), position_m, np.interp(when, times, field.radius_m[nodes])
 
 
 @njit(cache=True)

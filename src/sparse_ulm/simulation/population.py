@@ -32,8 +32,17 @@ class _Scene:
     cumulative: NDArray[np.float64]
 
 
-Piece = tuple[int, NDArray[np.float64]]
-"""First frame and (k, 3) scanner positions of one bubble."""
+@dataclass(frozen=True)
+class _Stay:
+    """One bubble in consecutive frames: the first one, (k, 3) scanner positions, and (k,) radii of its vessel."""
+
+    first: int
+    position_m: NDArray[np.float64]
+    radius_m: NDArray[np.float64]
+
+    def __getitem__(self, kept: slice) -> "_Stay":
+        """Cut out frames, counted from the first."""
+        return _Stay(self.first + kept.start, self.position_m[kept], self.radius_m[kept])
 
 
 def simulate_tracks(
@@ -75,18 +84,18 @@ def simulate_tracks(
     near = view.grown(margin_m)
     inlets = find_inlets(field, placement, view)
     scene = _Scene(field, placement, view, near, clock, rng, inlets, cumulative / cumulative[-1])
-    pieces: list[Piece] = []
+    stays: list[_Stay] = []
     if n_bubbles > 0:
         view_starts = _StationaryStarts(scene, view.contains)
         for _ in range(n_bubbles):
-            pieces.extend(_keep_one_in_view(scene, view_starts))
+            stays.extend(_keep_one_in_view(scene, view_starts))
     n_margin = round(n_bubbles * (near.volume_m3 / view.volume_m3 - 1.0))
     if n_margin > 0:
         margin_starts = _StationaryStarts(scene, lambda p: near.contains(p) & ~view.contains(p))
         for _ in range(n_margin):
-            pieces.extend(_keep_one_in_margin(scene, margin_starts))
-    frames = [first + np.arange(len(positions)) for first, positions in pieces]
-    return join_tracks(frames, [positions for _, positions in pieces])
+            stays.extend(_keep_one_in_margin(scene, margin_starts))
+    frames = [stay.first + np.arange(len(stay.position_m)) for stay in stays]
+    return join_tracks(frames, [stay.position_m for stay in stays], [stay.radius_m for stay in stays])
 
 
 class _StationaryStarts:
@@ -116,19 +125,19 @@ class _StationaryStarts:
         self.ready.extend((int(copy[i]), int(segment[i]), float(share[i])) for i in kept)
 
 
-def _keep_one_in_view(scene: _Scene, starts: _StationaryStarts) -> list[Piece]:
+def _keep_one_in_view(scene: _Scene, starts: _StationaryStarts) -> list[_Stay]:
     """One place in the field of view, always taken: a bubble and, when it has left, the next."""
-    pieces = []
+    stays = []
     frame, n_frames = 0, len(scene.clock_s)
     while frame < n_frames:
-        first, positions, seen = _one_in_view(scene, starts, frame)
-        begin, end = _stay(seen, frame - first)
-        pieces.append(_with_margin(scene, first, positions, seen, begin, end))
-        frame = first + end
-    return pieces
+        way, seen = _one_in_view(scene, starts, frame)
+        begin, end = _unbroken(seen, frame - way.first)
+        stays.append(_with_margin(scene, way, seen, begin, end))
+        frame = way.first + end
+    return stays
 
 
-def _one_in_view(scene: _Scene, starts: _StationaryStarts, frame: int) -> tuple[int, NDArray, NDArray[np.bool_]]:
+def _one_in_view(scene: _Scene, starts: _StationaryStarts, frame: int) -> tuple[_Stay, NDArray[np.bool_]]:
     """Draw a bubble until one is inside the field of view in this frame."""
     rng, inlets = scene.rng, scene.inlets
     flux = np.cumsum(inlets.flux)
@@ -138,53 +147,53 @@ def _one_in_view(scene: _Scene, starts: _StationaryStarts, frame: int) -> tuple[
             i = int(np.searchsorted(flux, rng.uniform() * flux[-1], side="right").clip(max=flux.size - 1))
             copy, segment, share = int(inlets.copy[i]), int(inlets.segment[i]), float(inlets.share[i])
             start = draw_start(rng, scene.field, segment, share, crossing_plane=True)
-            first, positions = _place(scene, copy, start, frame, upstream=True)
+            way = _place(scene, copy, start, frame, upstream=True)
         else:
             copy, segment, share = starts.draw()
             start = draw_start(rng, scene.field, segment, share, crossing_plane=False)
-            first, positions = _place(scene, copy, start, frame, upstream=False)
-        seen = scene.view.contains(positions)
-        if 0 <= frame - first < len(seen) and seen[frame - first]:
-            return first, positions, seen
+            way = _place(scene, copy, start, frame, upstream=False)
+        seen = scene.view.contains(way.position_m)
+        if 0 <= frame - way.first < len(seen) and seen[frame - way.first]:
+            return way, seen
     raise VesselError("no bubble stays in the field of view; its vessels are too thin slices. Use a larger grid.")
 
 
-def _place(scene: _Scene, copy: int, start: Start, frame: int, *, upstream: bool) -> tuple[int, NDArray[np.float64]]:
-    first, local = follow(scene.field, start, scene.clock_s, frame, upstream=upstream)
-    return first, scene.placement.to_scanner_m(copy, local)
+def _place(scene: _Scene, copy: int, start: Start, frame: int, *, upstream: bool) -> _Stay:
+    first, local, radius_m = follow(scene.field, start, scene.clock_s, frame, upstream=upstream)
+    return _Stay(first, scene.placement.to_scanner_m(copy, local), radius_m)
 
 
-def _stay(seen: NDArray[np.bool_], at: int) -> tuple[int, int]:
+def _unbroken(seen: NDArray[np.bool_], at: int) -> tuple[int, int]:
     """Range of the unbroken run of True that begins at `at`."""
     left = np.flatnonzero(~seen[at:])
     return at, at + int(left[0]) if left.size else len(seen)
 
 
-def _with_margin(scene: _Scene, first: int, positions: NDArray, seen: NDArray[np.bool_], begin: int, end: int) -> Piece:
+def _with_margin(scene: _Scene, way: _Stay, seen: NDArray[np.bool_], begin: int, end: int) -> _Stay:
     """The bubble's stay in view, and its way through the margin before and after; never a second stay."""
-    in_margin = scene.near.contains(positions) & ~seen
+    in_margin = scene.near.contains(way.position_m) & ~seen
     while begin > 0 and in_margin[begin - 1]:
         begin -= 1
     while end < len(seen) and in_margin[end]:
         end += 1
-    return first + begin, positions[begin:end]
+    return way[begin:end]
 
 
-def _keep_one_in_margin(scene: _Scene, starts: _StationaryStarts) -> list[Piece]:
+def _keep_one_in_margin(scene: _Scene, starts: _StationaryStarts) -> list[_Stay]:
     """One place in the margin: bubbles that never enter the field of view. Fewer where none such is found."""
-    pieces = []
+    stays = []
     frame, n_frames = 0, len(scene.clock_s)
     for _ in range(BATCH):
         if frame >= n_frames:
             break
         copy, segment, share = starts.draw()
         start = draw_start(scene.rng, scene.field, segment, share, crossing_plane=False)
-        _, positions = _place(scene, copy, start, frame, upstream=False)
-        inside = scene.near.contains(positions)
+        way = _place(scene, copy, start, frame, upstream=False)
+        inside = scene.near.contains(way.position_m)
         if len(inside) == 0 or not inside[0]:
             continue
-        stay = _stay(inside, 0)[1]
-        if not scene.view.contains(positions[:stay]).any():
-            pieces.append((frame, positions[:stay]))
-            frame += stay
-    return pieces
+        stay = way[0 : _unbroken(inside, 0)[1]]
+        if not scene.view.contains(stay.position_m).any():
+            stays.append(stay)
+            frame += len(stay.position_m)
+    return stays

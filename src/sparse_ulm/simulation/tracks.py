@@ -1,6 +1,6 @@
 """Tracks: where every bubble was in every frame, and how bright; the known truth of a simulation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ class Tracks:
         position_m: Scanner position of the bubble's centre, in metres; may lie somewhat outside of the grid.
         amplitude: Echo amplitude, in the recording's units.
         phase_rad: Phase of the echo, constant along a track: it turns in the image by motion alone.
+        vessel_radius_m: Radius of the vessel where the bubble is; None where there are no vessels.
     """
 
     track_id: Int[np.ndarray, " n"]
@@ -24,14 +25,25 @@ class Tracks:
     position_m: Float[np.ndarray, "n 3"]
     amplitude: Float[np.ndarray, " n"]
     phase_rad: Float[np.ndarray, " n"]
+    vessel_radius_m: Float[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.frame)
 
 
-def join_tracks(frames: list[NDArray[np.int64]], positions_m: list[NDArray[np.float64]]) -> Tracks:
-    """Make tracks of unit amplitude and zero phase from one (k,) frame and one (k, 3) position array per bubble."""
+def join_tracks(
+    frames: list[NDArray[np.int64]],
+    positions_m: list[NDArray[np.float64]],
+    vessel_radii_m: list[NDArray[np.float64]] | None = None,
+) -> Tracks:
+    """Make tracks of unit amplitude and zero phase from one (k,) frame and one (k, 3) position array per bubble.
+
+    Args:
+        frames: Per bubble.
+        positions_m: Per bubble.
+        vessel_radii_m: Per bubble (k,); None where there are no vessels.
+    """
     lengths = np.asarray([len(f) for f in frames], dtype=np.int64)
     n = int(lengths.sum())
     return Tracks(
@@ -40,6 +52,7 @@ def join_tracks(frames: list[NDArray[np.int64]], positions_m: list[NDArray[np.fl
         position_m=np.concatenate(positions_m) if n else np.zeros((0, 3)),
         amplitude=np.ones(n),
         phase_rad=np.zeros(n),
+        vessel_radius_m=None if vessel_radii_m is None else np.concatenate([np.zeros(0), *vessel_radii_m]),
     )
 
 
@@ -59,4 +72,4 @@ def with_echoes(tracks: Tracks, rng: np.random.Generator, *, amplitude_sigma: fl
     wobble_phase = rng.uniform(0.0, 2.0 * np.pi, size=n_tracks)
     i = tracks.track_id
     wobble = 1.0 + 0.1 * np.sin(2.0 * np.pi * wobble_hz[i] * tracks.frame / frame_rate_hz + wobble_phase[i])
-    return Tracks(tracks.track_id, tracks.frame, tracks.position_m, level[i] * wobble, phase[i])
+    return replace(tracks, amplitude=level[i] * wobble, phase_rad=phase[i])

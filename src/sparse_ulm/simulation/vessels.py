@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from numba import njit
 from numpy.typing import NDArray
 
+from sparse_ulm.conventions import METRES_PER_UM
 from sparse_ulm.errors import UserError
 
-METRES_PER_UM = 1.0e-6
 SWC_COLUMNS = 7
 BLOOD_VESSEL_TYPE = 2
 """Structure type written to SWC; the mouse-cortex graphs of Damseh et al. carry the same number."""
