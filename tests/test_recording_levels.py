@@ -37,7 +37,7 @@ def recording(n_frames: int, *, seed: int = 0, noise_rms: float = 0.3) -> tuple[
 
 def test_levels_of_a_long_recording_come_from_runs_of_it() -> None:
     acquisition, frames, read = recording(700)
-    levels = measure_levels(acquisition, noise_measure="differences", n_tissue_components=0)
+    levels = measure_levels(acquisition, noise_measure="differences")
     assert levels.carrier_rad[2] == pytest.approx(1.1, abs=0.02)
     assert levels.carrier_rad[:2] == pytest.approx((0.0, 0.0), abs=0.02)
     assert levels.noise_rms == pytest.approx(0.3, rel=0.1)
@@ -48,22 +48,16 @@ def test_levels_of_a_long_recording_come_from_runs_of_it() -> None:
 
 def test_a_short_recording_is_looked_at_whole() -> None:
     acquisition, frames, read = recording(90, seed=1)
-    levels = measure_levels(acquisition, noise_measure="differences", n_tissue_components=0)
+    levels = measure_levels(acquisition, noise_measure="differences")
     block = torch.from_numpy(frames)
     assert levels.noise_rms == pytest.approx(measure_noise_rms(block, noise_measure="differences"))
     assert levels.carrier_rad == pytest.approx(measure_carrier(block).tolist(), abs=1e-6)
     assert read == list(range(90))
 
 
-def test_tissue_is_removed_before_measuring() -> None:
-    acquisition, _, _ = recording(60, seed=2)
-    levels = measure_levels(acquisition, noise_measure="faintest", n_tissue_components=2)
-    assert levels.peak < 3.0
-
-
 def test_every_recording_is_measured_once() -> None:
     first, second = recording(40, seed=3), recording(40, seed=4, noise_rms=0.6)
-    step = MeasureRecordingd("image", noise_measure="differences", n_tissue_components=0)
+    step = MeasureRecordingd("image", noise_measure="differences")
     seen = [step({"image": 0, "acquisition": a})["levels"] for a in (first[0], first[0], second[0], second[0])]
     assert seen[0] is seen[1]
     assert seen[2] is seen[3]
@@ -73,4 +67,4 @@ def test_every_recording_is_measured_once() -> None:
 
 def test_an_unknown_measure_is_refused() -> None:
     with pytest.raises(UserError, match="noise_measure is 'loudest'"):
-        measure_levels(recording(30)[0], noise_measure="loudest", n_tissue_components=0)
+        measure_levels(recording(30)[0], noise_measure="loudest")

@@ -17,7 +17,6 @@ from sparse_ulm.transforms import (
     LoadIqBlockd,
     LoadTruthd,
     RandomMirrord,
-    RemoveTissued,
     ToSparseTensord,
 )
 
@@ -61,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 def prepared(item: dict[str, object]) -> dict[str, object]:
     item = LoadTruthd("label", slot_frames=8, upsampling=(8, 8, 8))(item)
-    item = RemoveTissued("image", 0)(LoadIqBlockd("image")(item))
+    item = LoadIqBlockd("image")(item)
     item = CorrelateWithPsfd("image", psf="geometry", fwhm_wavelengths=(1.7, 1.7, 1.4))(item)
     return ToSparseTensord(**TO_SPARSE)(item)
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from sparse_ulm.acquisition import Acquisition, block_ranges
+from sparse_ulm.clutter import ClutterFilter
 from sparse_ulm.errors import RecordingError, UserError
+from sparse_ulm.filtered import filtered
 from sparse_ulm.io import find_recordings, open_recordings, read_correlation_truth
 from sparse_ulm.io.names import recording_stem, recording_suffix, split_group
 from sparse_ulm.io.truth import Truth, read_truth
@@ -32,6 +34,7 @@ class RecordingBlocks(Sequence[BlockItem]):
         geometry: Keyword overrides for `io.open_recording` (voxel_size_mm, frame_rate_hz, ...); None values are left
             out.
         context_frames: Frames read before and behind a block's own, where the recording has them.
+        clutter: Fields of `clutter.ClutterFilter`, which recordings are read through; None values are left out.
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class RecordingBlocks(Sequence[BlockItem]):
         with_truth: bool = False,
         geometry: dict[str, Any] | None = None,
         context_frames: int = 0,
+        clutter: dict[str, Any] | None = None,
     ) -> None:
         """Keep the settings; nothing is read."""
+        self.clutter = ClutterFilter.of(clutter)
         self.dataset_dir = Path(dataset_dir)
         self.block_frames, self.context_frames = block_frames, context_frames
         self.with_truth = with_truth
@@ -89,7 +94,7 @@ class RecordingBlocks(Sequence[BlockItem]):
     def _listed(self) -> list[BlockItem]:
         if self._items is None:
             opened = [
-                acquisition
+                filtered(acquisition, self.clutter)
                 for path in find_recordings(self.dataset_dir)
                 for acquisition in open_recordings(path, **self.geometry)
             ]

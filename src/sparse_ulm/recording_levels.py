@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from sparse_ulm.acquisition import Acquisition
-from sparse_ulm.clutter import remove_tissue
 from sparse_ulm.psf import measure_carrier
 from sparse_ulm.sparsify import measure_noise_rms
 
@@ -33,13 +32,12 @@ class RecordingLevels:
     peak: float
 
 
-def measure_levels(acquisition: Acquisition, *, noise_measure: str, n_tissue_components: int) -> RecordingLevels:
+def measure_levels(acquisition: Acquisition, *, noise_measure: str) -> RecordingLevels:
     """Measure carrier, noise and peak from runs of frames spread over a recording.
 
     Args:
         acquisition: The recording; only the runs are read.
         noise_measure: "faintest" or "differences" (`sparsify.measure_noise_rms`).
-        n_tissue_components: Removed from the frames first, as from the blocks (`clutter.remove_tissue`).
 
     Returns:
         Mean carrier over the runs (as phasors), median noise, largest magnitude.
@@ -49,11 +47,8 @@ def measure_levels(acquisition: Acquisition, *, noise_measure: str, n_tissue_com
         UserError: If `noise_measure` is unknown.
     """
     carriers, noises, peaks = [], [], []
-    runs = _runs(acquisition.n_frames)
-    whole = torch.from_numpy(np.concatenate([acquisition.frames(*run) for run in runs], axis=3))
-    if acquisition.content != "correlation":
-        whole = remove_tissue(whole, n_components=n_tissue_components)
-    for run in torch.split(whole, [stop - start for start, stop in runs], dim=3):
+    for start, stop in _runs(acquisition.n_frames):
+        run = torch.from_numpy(np.ascontiguousarray(acquisition.frames(start, stop)))
         carriers.append(np.exp(1j * measure_carrier(run).numpy()))
         noises.append(measure_noise_rms(run, noise_measure=noise_measure))
         peaks.append(float(run.abs().max()))

@@ -12,8 +12,9 @@ from monai.transforms import MapTransform, Randomizable
 from sparse_ulm import psf as psf_module
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.blocks import truth_of
-from sparse_ulm.clutter import remove_tissue
+from sparse_ulm.clutter import ClutterFilter
 from sparse_ulm.errors import UserError
+from sparse_ulm.filtered import filtered
 from sparse_ulm.io import open_recording
 from sparse_ulm.mapping.truth_map import trajectory_sites
 from sparse_ulm.networks.candidate import CandidateNet, keep_candidates, load_candidate_net
@@ -32,9 +33,16 @@ class LoadIqBlockd(MapTransform):
     `start` and `stop` is read whole, so that `{"image": path}` is enough (MONAI Label).
     """
 
-    def __init__(self, keys: KeysCollection, geometry: dict[str, Any] | None = None, spatial_dims: int = 3) -> None:
-        """Keep overrides for recordings given as paths, and the number of axes that the network refines."""
+    def __init__(
+        self,
+        keys: KeysCollection,
+        geometry: dict[str, Any] | None = None,
+        spatial_dims: int = 3,
+        clutter: dict[str, Any] | None = None,
+    ) -> None:
+        """Keep overrides and filter of recordings given as paths, and the number of axes that the network refines."""
         super().__init__(keys)
+        self.clutter = ClutterFilter.of(clutter)
         self.geometry = {key: value for key, value in (geometry or {}).items() if value is not None}
         self.spatial_dims = spatial_dims
 
@@ -43,7 +51,8 @@ class LoadIqBlockd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             source = d[key]
-            acquisition = source if isinstance(source, Acquisition) else open_recording(source, **self.geometry)
+            given = isinstance(source, Acquisition)
+            acquisition = source if given else filtered(open_recording(source, **self.geometry), self.clutter)
             if acquisition.spatial_dims == 2 and self.spatial_dims == 3:
                 raise UserError(
                     f"{acquisition.path.name} is a 2D recording {acquisition.shape}, the network is 3D. "
@@ -71,10 +80,10 @@ class MeasureRecordingd(MapTransform):
     cut. It follows `LoadIqBlockd`.
     """
 
-    def __init__(self, keys: KeysCollection, *, noise_measure: str, n_tissue_components: int) -> None:
+    def __init__(self, keys: KeysCollection, *, noise_measure: str) -> None:
         """Keep how to measure; the last recording's levels are kept for its next block."""
         super().__init__(keys)
-        self.noise_measure, self.n_tissue_components = noise_measure, n_tissue_components
+        self.noise_measure = noise_measure
         self._known: tuple[Acquisition, RecordingLevels] | None = None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
@@ -83,28 +92,8 @@ class MeasureRecordingd(MapTransform):
         for _ in self.key_iterator(d):
             acquisition = d["acquisition"]
             if self._known is None or self._known[0] is not acquisition:
-                levels = measure_levels(
-                    acquisition, noise_measure=self.noise_measure, n_tissue_components=self.n_tissue_components
-                )
-                self._known = acquisition, levels
+                self._known = acquisition, measure_levels(acquisition, noise_measure=self.noise_measure)
             d["levels"] = self._known[1]
-        return d
-
-
-class RemoveTissued(MapTransform):
-    """Remove the strongest temporal components of a block (`clutter.remove_tissue`); 0 leaves filtered data alone."""
-
-    def __init__(self, keys: KeysCollection, n_components: int) -> None:
-        """Keep the number of components."""
-        super().__init__(keys)
-        self.n_components = n_components
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Filter every key; a stored correlation map is past this step and stays."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            if d.get("content") != "correlation":
-                d[key] = remove_tissue(d[key], n_components=self.n_components)
         return d
 
 

@@ -13,6 +13,7 @@ from bundle_runs import GEOMETRY, ROOT, blob_frames, run_config
 from sparse_ulm.acquisition import Geometry
 from sparse_ulm.classical.pipeline import Recorded
 from sparse_ulm.classical.presets import Preset
+from sparse_ulm.clutter import ClutterFilter
 from sparse_ulm.io import open_recording, read_truth, save_recording
 from sparse_ulm.io.tables import read_localisations, read_tracks
 from sparse_ulm.mapping.truth_map import trajectory_voxels
@@ -184,6 +185,20 @@ def test_every_setting_of_a_preset_can_be_changed_in_the_config():
     for key, value in (run["settings"] | run["recorded"]).items():
         assert value == f"@{key}"
     assert all(config[key] is None for key in run["settings"])
+    assert_every_clutter_setting(config, run["clutter"])
+
+
+def test_every_setting_of_the_clutter_filter_can_be_changed_in_inference_too():
+    config = yaml.safe_load((ROOT / "configs/inference.yaml").read_text())
+    assert_every_clutter_setting(config, config["clutter"])
+
+
+def assert_every_clutter_setting(config, clutter):
+    for name in (field.name for field in fields(ClutterFilter)):
+        key = f"clutter_{name}" if name in ("window_frames", "overlap_frames") else name
+        assert clutter[name] == f"@{key}"
+        assert config[key] == getattr(ClutterFilter(), name)
+    assert len(clutter) == len(fields(ClutterFilter))
 
 
 def mistake_of(*arguments, **options):
@@ -206,7 +221,13 @@ def mistake_of(*arguments, **options):
         ({"min_length": 0}, "min_length 0"),
         ({"smooth_span": 0}, "smooth_span is 0"),
         ({"band_pass_hz": [50.0, 300.0]}, "band_pass_hz is"),
-        ({"n_tissue_components": 99}, "n_components is 99"),
+        ({"band_pass_hz": [50.0]}, "band_pass_hz is [50.0]; wanted [lowest, highest]"),
+        ({"n_tissue_components": 99}, "n_tissue_components is 99"),
+        ({"n_tissue_components": "all"}, "n_tissue_components is 'all'"),
+        ({"n_tissue_components": 1, "tissue_below_hz": 9.0}, "both say how much is tissue"),
+        ({"tissue_energy_share": 1.0}, "tissue_energy_share is 1.0"),
+        ({"tissue_below_hz": 249.0}, "tissue_below_hz is 249.0, but no component"),
+        ({"clutter_window_frames": 0}, "clutter windows of 0 frames"),
         ({"block_frames": 0}, "block_frames is 0"),
         ({"noise_measure": "guess"}, "noise_measure is 'guess'"),
         ({"psf_fwhm_wavelengths": [0.0, 1.0, 1.0]}, "psf_fwhm_wavelengths is"),

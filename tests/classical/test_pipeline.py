@@ -10,12 +10,13 @@ from track_cases import CUBIC
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.classical.pipeline import Recorded, process
 from sparse_ulm.classical.presets import find_preset
+from sparse_ulm.clutter import ClutterFilter
 from sparse_ulm.errors import UserError
+from sparse_ulm.filtered import filtered
 
 SHAPE = (13, 12, 14, 30)
 RECORDED = Recorded(
-    block_frames=30, n_tissue_components=0, band_pass_hz=None, noise_measure="faintest",
-    psf_fwhm_wavelengths=(1.2, 1.2, 1.2),
+    block_frames=30, noise_measure="faintest", psf_fwhm_wavelengths=(1.2, 1.2, 1.2),
 )  # fmt: skip
 
 
@@ -77,22 +78,33 @@ def test_2d_recordings_are_refined_in_their_plane():
 
 def test_a_stored_correlation_map_is_past_the_filters():
     preset = find_preset("gaussian_kalman", n_brightest=1)
-    filters = replace(RECORDED, n_tissue_components=29, band_pass_hz=(100.0, 200.0))
-    assert len(process(recording(content="correlation"), preset, filters).tracks) >= 28
-    assert len(process(recording(content="iq"), preset, filters).tracks) < 28
+    clutter = ClutterFilter(n_tissue_components=29, band_pass_hz=(100.0, 200.0))
+    stored, iq = (filtered(recording(content=content), clutter) for content in ("correlation", "iq"))
+    assert len(process(stored, preset, RECORDED).tracks) >= 28
+    assert len(process(iq, preset, RECORDED).tracks) < 28
 
 
-@pytest.mark.parametrize("filters", [{"n_tissue_components": 1}, {"band_pass_hz": (4.0, 240.0)}])
-def test_a_bright_object_at_rest_is_the_map_unless_it_is_filtered_out(filters):
+@pytest.mark.parametrize(
+    "clutter",
+    [
+        {"n_tissue_components": 1},
+        {"n_tissue_components": "adaptive"},
+        {"tissue_energy_share": 0.9},
+        {"tissue_below_hz": 2.0},
+        {"band_pass_hz": (4.0, 240.0)},
+    ],
+    ids=str,
+)
+def test_a_bright_object_at_rest_is_the_map_unless_it_is_filtered_out(clutter):
     moving = recording((13, 12, 14, 60))
     away = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE[:3]), indexing="ij"), axis=-1) - [10, 3, 3]
     rest = 20.0 * np.exp(-0.5 * (away**2).sum(axis=-1)).astype(np.complex64)
     still = replace(moving, read=lambda a, b: moving.read(a, b) + rest[..., None])
     preset, recorded = find_preset("gaussian_kalman", n_brightest=1), replace(RECORDED, block_frames=60)
-    unfiltered, filtered = (process(still, preset, r).tracks for r in (recorded, replace(recorded, **filters)))
-    assert np.ptp(unfiltered.position_voxel, axis=0).max() < 0.1
-    error = filtered.position_voxel - path_of(filtered.frame)
-    assert len(filtered) > 40
+    seen, kept = (process(filtered(still, ClutterFilter(**c)), preset, recorded).tracks for c in ({}, clutter))
+    assert np.ptp(seen.position_voxel, axis=0).max() < 0.1
+    error = kept.position_voxel - path_of(kept.frame)
+    assert len(kept) > 40
     assert np.median(np.abs(error)) < 0.2
 
 

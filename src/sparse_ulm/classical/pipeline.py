@@ -14,7 +14,6 @@ from sparse_ulm.classical.linking import Linker
 from sparse_ulm.classical.localisation import localise
 from sparse_ulm.classical.presets import Preset
 from sparse_ulm.classical.smoothing import fill_gaps, smooth, smooth_along_bends
-from sparse_ulm.clutter import band_pass, remove_tissue
 from sparse_ulm.conventions import Frames
 from sparse_ulm.errors import UserError
 from sparse_ulm.localisations import Localisations, Trajectories
@@ -27,16 +26,12 @@ class Recorded:
     """What the pipeline must know of a recording that no file says.
 
     Attributes:
-        block_frames: Frames that are filtered together.
-        n_tissue_components: Strongest temporal components to remove; 0 for data that is already filtered.
-        band_pass_hz: (lowest, highest) frequency of bubbles; None for no temporal filter.
+        block_frames: Frames that are read together.
         noise_measure: How the noise is measured (`sparsify.measure_noise_rms`).
         psf_fwhm_wavelengths: Full widths at half maximum of the PSF's envelope along x, y and z.
     """
 
     block_frames: int
-    n_tissue_components: int
-    band_pass_hz: tuple[float, float] | None
     noise_measure: str
     psf_fwhm_wavelengths: tuple[float, float, float]
 
@@ -77,7 +72,7 @@ def process(
     """Run the pipeline on a whole recording; tracks run on from block to block.
 
     Args:
-        acquisition: The recording; frames are read a block at a time.
+        acquisition: The recording, behind its clutter filter (`filtered.filtered`); frames are read a block at a time.
         preset: How bubbles are found and followed.
         recorded: What no file says.
         blocks: Frames (start, stop) in order of time; None for all. Lets the caller show progress.
@@ -90,7 +85,7 @@ def process(
     parts = []
     for start, stop in blocks or block_ranges(acquisition.n_frames, recorded.block_frames):
         frames = acquisition.frames(start, stop)
-        found = localise_block(frames, geometry, preset, recorded, is_iq=acquisition.content == "iq", start=start)
+        found = localise_block(frames, geometry, preset, recorded, start=start)
         linker.add(found)
         parts.append(found)
     localisations = join(parts)
@@ -99,23 +94,18 @@ def process(
 
 
 def localise_block(
-    frames: Frames, geometry: Geometry, preset: Preset, recorded: Recorded, *, is_iq: bool = True, start: int = 0
+    frames: Frames, geometry: Geometry, preset: Preset, recorded: Recorded, *, start: int = 0
 ) -> Localisations:
-    """Filter a block and localise its bubbles.
+    """Localise the bubbles of a block.
 
     Args:
         frames: The block.
         geometry: Of the recording.
         preset: How bubbles are found.
-        recorded: Filters, noise and PSF.
-        is_iq: False for a stored correlation map, which is past all filters.
+        recorded: Noise and PSF.
         start: Frame of the recording that the block begins with.
     """
     iq = torch.from_numpy(np.ascontiguousarray(frames))
-    if is_iq:
-        iq = remove_tissue(iq, n_components=recorded.n_tissue_components)
-        if recorded.band_pass_hz is not None:
-            iq = band_pass(iq, band_hz=recorded.band_pass_hz, frame_rate_hz=geometry.frame_rate_hz)
     noise_rms = measure_noise_rms(iq, noise_measure=recorded.noise_measure)
     magnitude, psf_fwhm_voxel = iq.abs().numpy(), recorded.psf_fwhm_voxel(geometry)
     peaks = find_bubbles(

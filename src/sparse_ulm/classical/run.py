@@ -49,6 +49,7 @@ def run_folder(
     preset: str,
     settings: dict[str, Any],
     recorded: dict[str, Any],
+    clutter: dict[str, Any],
     geometry: dict[str, Any],
     maps: str | Sequence[str],
     track_formats: str | Sequence[str],
@@ -65,6 +66,7 @@ def run_folder(
         preset: Name in `presets.PRESETS`.
         settings: Changes to the preset; None keeps its value.
         recorded: Fields of `pipeline.Recorded`; lists stand for tuples.
+        clutter: Fields of `clutter.ClutterFilter`; None values are left out.
         geometry: Keyword overrides for `io.open_recording`; None values are left out.
         maps: Kinds of maps (`track_map_files.MAPS`); density is always written.
         track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
@@ -78,7 +80,7 @@ def run_folder(
     method = find_preset(preset, **settings)
     outputs = Outputs.of(maps=maps, track_formats=track_formats)
     known = Recorded(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()})  # type: ignore[arg-type]
-    blocks = RecordingBlocks(dataset_dir, block_frames=known.block_frames, geometry=geometry)
+    blocks = RecordingBlocks(dataset_dir, block_frames=known.block_frames, geometry=geometry, clutter=clutter)
     blocks.require()
     refuse_same_names(blocks, output_dir)
     folders = []
@@ -96,6 +98,7 @@ def run_folder(
                     "preset": preset,
                     **asdict(method),
                     **asdict(known),
+                    "clutter": asdict(blocks.clutter),
                     **asdict(outputs),
                     "geometry_overrides": geometry,
                 },
