@@ -35,6 +35,10 @@ class RecordingBlocks(Sequence[BlockItem]):
             out.
         context_frames: Frames read before and behind a block's own, where the recording has them.
         clutter: Fields of `clutter.ClutterFilter`, which recordings are read through; None values are left out.
+        keep_going: Set recordings aside that cannot be opened, in place of raising.
+
+    Attributes:
+        unreadable: Those set aside, and why.
     """
 
     def __init__(
@@ -46,8 +50,12 @@ class RecordingBlocks(Sequence[BlockItem]):
         geometry: dict[str, Any] | None = None,
         context_frames: int = 0,
         clutter: dict[str, Any] | None = None,
+        keep_going: bool = False,
     ) -> None:
         """Keep the settings; nothing is read."""
+        self.keep_going = keep_going
+        self.unreadable: list[tuple[Path, RecordingError]] = []
+        self._selected: list[BlockItem] | None = None
         self.clutter = ClutterFilter.of(clutter)
         self.dataset_dir = Path(dataset_dir)
         self.block_frames, self.context_frames = block_frames, context_frames
@@ -59,15 +67,28 @@ class RecordingBlocks(Sequence[BlockItem]):
         """Return the number of blocks; 0 while the folder does not exist or is empty."""
         if self._items is None and not self._has_recordings():
             return 0
-        return len(self._listed())
+        return len(self._chosen())
 
     def __getitem__(self, index: Any) -> Any:
         """Return one item, or a list of them for a slice."""
-        return self._listed()[index]
+        return self._chosen()[index]
 
     def __iter__(self) -> Iterator[BlockItem]:
         """Iterate over the items, recording by recording, in time order."""
-        return iter(self._listed())
+        return iter(self._chosen())
+
+    def by_recording(self) -> dict[str, list[BlockItem]]:
+        """Give all items by the name of their recording, whatever is selected."""
+        groups: dict[str, list[BlockItem]] = {}
+        for item in self._listed():
+            groups.setdefault(item["image"].name, []).append(item)
+        return groups
+
+    def select(self, name: str | None, starts: Iterable[int] = ()) -> None:
+        """Be the blocks of one recording that begin with these frames; None for all blocks of all."""
+        wanted = set(starts)
+        items = None if name is None else [i for i in self.by_recording()[name] if i["core"][0] in wanted]
+        self._selected = items
 
     def require(self) -> None:
         """Refuse an empty data set.
@@ -91,13 +112,22 @@ class RecordingBlocks(Sequence[BlockItem]):
         except RecordingError:
             return False
 
+    def _chosen(self) -> list[BlockItem]:
+        return self._listed() if self._selected is None else self._selected
+
+    def _open(self, path: Path) -> list[Acquisition]:
+        try:
+            return [filtered(acquisition, self.clutter) for acquisition in open_recordings(path, **self.geometry)]
+        except RecordingError as error:
+            if not self.keep_going:
+                raise
+            self.unreadable.append((path, error))
+            return []
+
     def _listed(self) -> list[BlockItem]:
         if self._items is None:
-            opened = [
-                filtered(acquisition, self.clutter)
-                for path in find_recordings(self.dataset_dir)
-                for acquisition in open_recordings(path, **self.geometry)
-            ]
+            self.unreadable.clear()
+            opened = [acquisition for path in find_recordings(self.dataset_dir) for acquisition in self._open(path)]
             self._items = [
                 self._item(acquisition, start, stop)
                 for acquisition in with_distinct_names(opened)

@@ -1,5 +1,6 @@
 """Trainer and evaluator for batches of sparse samples."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,10 +9,14 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
+from sparse_ulm.batch import run_recordings
 from sparse_ulm.batching import split_output
+from sparse_ulm.block_store import BlockStore
 from sparse_ulm.errors import UserError
+from sparse_ulm.map_writer import MapWriter
 from sparse_ulm.sparse import stored_as
 from sparse_ulm.sparse.threads import lend_threads
+from sparse_ulm.track_writer import TrackWriter
 
 
 class _SparseDecollate:
@@ -90,6 +95,63 @@ class SparseEvaluator(_LendThreads, _SparseDecollate, SupervisedEvaluator):
         """Evaluate; refuse an empty data set first."""
         require_blocks(self.data_loader)
         super().run(global_epoch=global_epoch)
+
+
+class RecordingsEvaluator(SparseEvaluator):
+    """Evaluator that answers recording by recording and writes each one's outputs (`batch.run_recordings`).
+
+    Its data are `RecordingBlocks` with `keep_going`, one block per batch or more.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        writer: MapWriter | TrackWriter,
+        output_dir: str | Path,
+        resume: bool = True,
+        force: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Make MONAI's evaluator.
+
+        Args:
+            *args: MONAI's.
+            writer: Takes what there is to keep from every answer, and writes the outputs.
+            output_dir: Where `OUTPUT_DIR/NAME/` goes.
+            resume: Leave alone what is done, and go on where a run was stopped.
+            force: Replace results of other settings.
+            **kwargs: MONAI's.
+        """
+        super().__init__(*args, **kwargs)
+        self.writer, self.output_dir, self.resume, self.force = writer, output_dir, resume, force
+        self.store: BlockStore | None = None
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
+        """Answer all recordings; what fails does not stop the others."""
+        loader: Any = self.data_loader
+
+        def compute(store: BlockStore) -> None:
+            self.store = store
+            self.state.epoch_length = len(loader)
+            # A run that raised leaves ignite a dead generator, from which the next one would take no block at all.
+            self._internal_run_generator = None
+            super(RecordingsEvaluator, self).run(global_epoch)
+
+        run_recordings(
+            loader.dataset.data,
+            self.writer,
+            compute,
+            output_dir=self.output_dir,
+            resume=self.resume,
+            force=self.force,
+        )
+
+    def _keep(self, engine: Engine) -> None:
+        state: Any = engine.state
+        assert self.store is not None
+        for item, sample in zip(state.batch, state.output, strict=True):
+            self.store.save(item["core"][0], self.writer.result_of(sample[Keys.PRED], item))
 
 
 def require_blocks(loader: Any) -> None:

@@ -11,3 +11,12 @@ class RecordingError(UserError):
 
 class WeightsError(UserError):
     """Network weights that are missing or do not fit the configured network."""
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """Find the user's mistake in a chain of exceptions; MONAI wraps errors of configs once per reference."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import yaml
 
-from sparse_ulm.errors import UserError
+from sparse_ulm.errors import UserError, find_user_error
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's malloc.h."""
@@ -68,15 +68,6 @@ def keep_freed_memory() -> bool:
         return False
     largest_threshold, never = 32 << 20, 2**31 - 1  # 32 MiB is the most that glibc takes
     return bool(mallopt(_M_MMAP_THRESHOLD, largest_threshold) and mallopt(_M_TRIM_THRESHOLD, never))
-
-
-def find_user_error(error: BaseException | None) -> UserError | None:
-    """Find the user's mistake in a chain of exceptions; MONAI wraps errors of configs once per reference."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def one_line_errors(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
-from ignite.engine import Engine
 
 from sparse_ulm.acquisition import Acquisition, Geometry, as_rows
+from sparse_ulm.batch import run_recordings
 from sparse_ulm.batching import split_output
+from sparse_ulm.blocks import RecordingBlocks
 from sparse_ulm.io import open_recording, save_recording
 from sparse_ulm.io.truth import read_truth, write_truth
-from sparse_ulm.map_writer import WriteMaps
+from sparse_ulm.map_writer import MapWriter
 from sparse_ulm.mapping.truth_map import trajectory_voxels
 from sparse_ulm.networks.trajectory_map import TrajectoryMapOutput
 from sparse_ulm.simulation import Tracks
@@ -55,21 +56,14 @@ def write_map(recording: Acquisition, index, upsampling, folder: Path) -> Path:
     folder.mkdir()
     weights = folder / "weights.pt"
     weights.write_bytes(b"none were needed")
-    writer = WriteMaps(
-        [{"image": recording}], output_dir=folder, threshold=0.5, upsampling=upsampling, provenance={}, weights=weights
-    )
+    writer = MapWriter(threshold=0.5, upsampling=upsampling, provenance={}, weights=weights)
     table = split_output(answer_of(index, recording.shape, upsampling), 1)[0]
 
-    def step(engine, _):
-        engine.state.batch = [
-            {"recording": recording.name, "geometry": recording.geometry, "shape": recording.shape[:3],
-             "path": str(recording.path)}
-        ]  # fmt: skip
-        return [{"pred": table}]
+    def compute(store):
+        store.save(0, writer.result_of(table, {"shape": recording.shape[:3]}))
 
-    engine = Engine(step)
-    writer.attach(engine)
-    engine.run([0])
+    blocks = RecordingBlocks(recording.path, block_frames=recording.n_frames)
+    run_recordings(blocks, writer, compute, output_dir=folder)
     return folder / recording.name / f"{recording.name}_density.nii.gz"
 
 

@@ -51,6 +51,11 @@ class Recorded:
         return x, y, z
 
 
+NO_LOCALISATIONS = Localisations(
+    np.zeros(0, dtype=np.int64), np.zeros((0, 3)), np.zeros(0), np.full((0, 3), np.nan)
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Result:
     """What comes of a recording.
@@ -66,31 +71,46 @@ class Result:
     map: TrackMap
 
 
-def process(
-    acquisition: Acquisition, preset: Preset, recorded: Recorded, *, blocks: Iterable[tuple[int, int]] | None = None
-) -> Result:
+def process(acquisition: Acquisition, preset: Preset, recorded: Recorded) -> Result:
     """Run the pipeline on a whole recording; tracks run on from block to block.
 
     Args:
         acquisition: The recording, behind its clutter filter (`filtered.filtered`); frames are read a block at a time.
         preset: How bubbles are found and followed.
         recorded: What no file says.
-        blocks: Frames (start, stop) in order of time; None for all. Lets the caller show progress.
 
     Raises:
         UserError: If a setting is impossible or frames cannot be read.
     """
-    geometry = acquisition.geometry
-    linker = make_linker(preset, geometry)
-    parts = []
-    for start, stop in blocks or block_ranges(acquisition.n_frames, recorded.block_frames):
-        frames = acquisition.frames(start, stop)
-        found = localise_block(frames, geometry, preset, recorded, start=start)
-        linker.add(found)
-        parts.append(found)
-    localisations = join(parts)
+    ranges = block_ranges(acquisition.n_frames, recorded.block_frames)
+    return link(
+        acquisition,
+        (
+            localise_block(acquisition.frames(start, stop), acquisition.geometry, preset, recorded, start=start)
+            for start, stop in ranges
+        ),
+        preset,
+    )
+
+
+def link(acquisition: Acquisition, parts: Iterable[Localisations], preset: Preset) -> Result:
+    """Link and smooth the bubbles of a recording's blocks, and map their tracks.
+
+    Args:
+        acquisition: The recording.
+        parts: Bubbles by block, in order of time.
+        preset: How bubbles are followed.
+
+    Raises:
+        UserError: If a setting is impossible.
+    """
+    linker, found = make_linker(preset, acquisition.geometry), [NO_LOCALISATIONS]
+    for part in parts:
+        linker.add(part)
+        found.append(part)
+    localisations = join(found)
     tracks = smooth_tracks(linker, localisations, preset)
-    return Result(localisations, tracks, TrackMap.of(tracks, geometry, acquisition.shape[:3]))
+    return Result(localisations, tracks, TrackMap.of(tracks, acquisition.geometry, acquisition.shape[:3]))
 
 
 def localise_block(
