@@ -21,7 +21,7 @@ from sparse_ulm import __version__
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.block_store import BlockResult, BlockStore
 from sparse_ulm.blocks import RecordingBlocks, refuse_same_names
-from sparse_ulm.errors import UserError, WeightsError, find_user_error
+from sparse_ulm.errors import RecordingError, UserError, WeightsError, find_user_error
 from sparse_ulm.io.atomic import atomic_path, whole_folder
 from sparse_ulm.provenance import sha256_file, to_json
 
@@ -134,9 +134,10 @@ def _run_one(
             writer.write(folder, acquisition, store.results(starts), started=started)
             outputs = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
     except Exception as error:  # one recording must not stop the others, whatever is wrong with it
-        if store.is_empty:
-            store.remove()
-        if isinstance(find_user_error(error), WeightsError):
+        mistake = find_user_error(error)
+        if store.is_empty or isinstance(mistake, RecordingError):
+            store.remove()  # a recording that was mended is another one
+        if isinstance(mistake, WeightsError):
             raise  # no other recording would fare better
         run.failed(name, replace(entry, seconds=time.monotonic() - started), error)
     else:
@@ -188,7 +189,8 @@ class Run:
             ) from None
         settings = self.writer.settings
         values = {name: to_json(value) for name, value in settings.items() if not isinstance(value, Path)}
-        files = {name: sha256_file(value) for name, value in settings.items() if isinstance(value, Path)}
+        paths = {name: value for name, value in settings.items() if isinstance(value, Path)}
+        files = {name: sha256_file(path) if path.is_file() else None for name, path in paths.items()}
         self._settings = [__version__, json.dumps([values, files], sort_keys=True)]
         self.entries = read_manifest(self.output_dir / MANIFEST)
         return self

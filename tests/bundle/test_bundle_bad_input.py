@@ -163,12 +163,16 @@ def test_an_option_against_the_file_is_refused(tmp_path, weights):
     assert "400" in mistake_of(infer, tmp_path / "in", tmp_path / "out", weights, frame_rate_hz=400)
 
 
-def test_a_good_recording_before_a_bad_one_is_kept_whole(tmp_path, weights):
+def test_good_recordings_before_and_behind_bad_ones_are_done(tmp_path, weights):
     nan_in_the_second_block(tmp_path / "in")
-    save_recording(tmp_path / "in/good.npz", blob_frames(), GEOMETRY)
-    mistake_of(infer, tmp_path / "in", tmp_path / "out", weights)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good"]
-    assert len(list((tmp_path / "out/good").iterdir())) == 4
+    for name in ("a_good", "z_good"):
+        save_recording(tmp_path / f"in/{name}.npz", blob_frames(), GEOMETRY)
+    (tmp_path / "in/cut.npz").write_bytes(b"PK")
+    line = mistake_of(infer, tmp_path / "in", tmp_path / "out", weights)
+    assert re.search(r"^2 of 4 recordings failed, the others are done \(cut\.npz: .*; rec: .* 1 NaN", line), line
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a_good", "z_good", "manifest.json", "summary.csv"}
+    assert len(list((tmp_path / "out/z_good").iterdir())) == 4
 
 
 def test_missing_weights_stop_the_run(tmp_path, recording):

@@ -56,7 +56,7 @@ YAML_TRAPS = [
     ("classical.yaml", r'    preset: "@preset"\n', "", "needs argument 'preset'"),
     ("train.yaml", rf"{LOSS}$", "sparse_ulm.losses.MultiDice", "MultiDice cannot be imported"),
     ("train.yaml", rf"{LOSS}$", f"{LOSS}\n  a: 1", "no argument 'a'"),
-    ("inference.yaml", r'n_components: "@', 'n_parts: "@', "no argument 'n_parts'"),
+    ("inference.yaml", r'psf: "@psf", fwhm_wavelengths', 'psf: "@psf", widths', "no argument 'widths'"),
     ("inference.yaml", r'noise_measure: "@noise_measure"\n      corr', "corr", "needs argument 'noise_measure'"),
     ("train.yaml", r"max_epochs: ", "epochs: ", "required key 'train#trainer#max_epochs'"),
     ("inference.yaml", r"^noise_factor: \S+", "noise_factor: 97.0", "97.0 in inference.yaml; wanted the same"),
