@@ -42,7 +42,7 @@ def test_a_volume_that_zea_wrote() -> None:
 def test_a_plane_packed_by_blosc() -> None:
     """Read where hdf5plugin is installed; one line that says so where it is not."""
     if not zea.HAS_BLOSC:
-        with pytest.raises(RecordingError, match="an HDF5 filter that is not installed.*pip install hdf5plugin"):
+        with pytest.raises(RecordingError, match=r"an HDF5 filter that is not installed.*pip install hdf5plugin"):
             open_recording(DATA / "zea_0_1_8_2d_blosc.hdf5")
         return
     acquisition = open_recording(DATA / "zea_0_1_8_2d_blosc.hdf5")
@@ -158,7 +158,7 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.attrs["zea_version"] = "0.1.8"
         file["tracks/track_0/data/raw_data"] = np.zeros((2, 3, 4, 5, 1), np.float32)
-    with pytest.raises(RecordingError, match="a zea file without beamformed_data.*Beamform its raw_data"):
+    with pytest.raises(RecordingError, match=r"a zea file without beamformed_data.*Beamform its raw_data"):
         open_recording(path)
     shutil.copy(DATA / "zea_0_1_8_3d.hdf5", path)
     with h5py.File(path, "a") as file:
