@@ -189,7 +189,7 @@ def true_speed_and_radius(
     def mean_length(vector: np.ndarray) -> np.ndarray:
         found = TrackMap(shape, (1, 1, 1), grid)
         found.add(Trajectories(tracks.track_id, tracks.frame, on_grid, vector, tracks.amplitude))
-        return found.speed()
+        return found.speed().dense()
 
     if truth.vessel_radius_m is None:
         return mean_length(velocity), None

@@ -36,6 +36,7 @@ from sparse_ulm.evaluation_table import (
 from sparse_ulm.io.nifti import MM_PER_UNIT
 from sparse_ulm.io.truth import Truth
 from sparse_ulm.mapping.figure import save_projections
+from sparse_ulm.mapping.sparse_map import SparseMap
 from sparse_ulm.mapping.truth_map import trajectory_voxels
 from sparse_ulm.metrics import overlap_counts
 from sparse_ulm.metrics.centre_line import centre_line_counts
@@ -192,7 +193,7 @@ def _score(path: Path, known: tuple[Acquisition, Truth], drawn: dict[str, Any], 
     true = true_voxels(truth, recording, grid, (x, y, z))
     save_projections(
         path.with_name(f"{recording.name}_comparison.png"),
-        density.astype(np.float32),
+        SparseMap.of(density),
         grid,
         title=f"{recording.name}: map and truth",
         label="Microbubble density (count per voxel)",

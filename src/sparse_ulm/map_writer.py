@@ -11,7 +11,7 @@ from torch import Tensor
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.block_store import BlockResult
 from sparse_ulm.errors import UserError
-from sparse_ulm.io import save_map
+from sparse_ulm.io.nifti import save_sparse_map
 from sparse_ulm.mapping.accumulate import DensityAccumulator
 from sparse_ulm.mapping.figure import save_projections
 from sparse_ulm.provenance import write_provenance
@@ -73,14 +73,17 @@ class MapWriter:
         for result in results:
             grid.add(result["index"], result["probability"])
         density = grid.density()
-        if not density.any():
+        if not density.values.any():
             warnings.warn(
                 f"{name}: no voxel above the thresholds in {grid.n_blocks} blocks; its map is empty. "
                 "Check noise_factor, clutter removal and the recording itself.",
                 stacklevel=2,
             )
-        save_map(folder / f"{name}_density.nii.gz", density, geometry, description="blocks with a bubble, count")
-        save_map(folder / f"{name}_probability.nii.gz", grid.probability(), geometry, description="largest probability")
+        for kind, found, description in (
+            ("density", density, "blocks with a bubble, count"),
+            ("probability", grid.probability(), "largest probability"),
+        ):
+            save_sparse_map(folder / f"{name}_{kind}.nii.gz", found, geometry, description=description)
         label = "Microbubble density (blocks per voxel)"
         save_projections(folder / f"{name}_density.png", density, geometry, label=label, title=name)
         write_provenance(

@@ -73,7 +73,7 @@ def test_2d_recordings_are_refined_in_their_plane():
     result = process(recording((13, 1, 14, 30)), find_preset("gaussian_kalman", n_brightest=1), RECORDED)
     assert result.map.shape_refined == (104, 1, 112)
     np.testing.assert_allclose(result.tracks.position_voxel[:, 1], 0.0, atol=1e-9)
-    assert result.map.density().sum() > 20
+    assert result.map.density().dense().sum() > 20
 
 
 def test_a_stored_correlation_map_is_past_the_filters():

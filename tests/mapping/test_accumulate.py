@@ -41,9 +41,9 @@ def test_two_blocks_by_hand():
     density[1, 2, 3] = 1  # in the second only
     probability = np.zeros(SHAPE, np.float32)
     probability[4, 5, 6], probability[0, 0, 0], probability[1, 2, 3] = np.float32(0.9), 0.5, 0.75
-    np.testing.assert_array_equal(accumulator.density(), density)  # 0.5 is not above 0.5: (0, 0, 0) stays 0
-    np.testing.assert_array_equal(accumulator.probability(), probability)
-    assert accumulator.density().dtype == np.float32
+    np.testing.assert_array_equal(accumulator.density().dense(), density)  # 0.5 is not above 0.5: (0, 0, 0) stays 0
+    np.testing.assert_array_equal(accumulator.probability().dense(), probability)
+    assert accumulator.density().dense().dtype == np.float32
     assert accumulator.n_blocks == 2
 
 
@@ -55,8 +55,8 @@ def test_agrees_with_dense_maps(blocks):
         density += block > 0.3
         probability = np.maximum(probability, block)
     accumulator = accumulate(blocks, threshold=0.3)
-    np.testing.assert_array_equal(accumulator.density(), density)
-    np.testing.assert_array_equal(accumulator.probability(), probability)
+    np.testing.assert_array_equal(accumulator.density().dense(), density)
+    np.testing.assert_array_equal(accumulator.probability().dense(), probability)
     index, count, p = accumulator.sites()
     np.testing.assert_array_equal(density[tuple(index.T)], count)
     np.testing.assert_array_equal(probability[tuple(index.T)], p)
@@ -70,7 +70,7 @@ def test_bits_do_not_depend_on_order_or_on_asking_between(blocks):
         shuffled = [blocks[i] for i in rng.permutation(len(blocks))]
         shuffled = [(index[::-1], p[::-1]) for index, p in shuffled]
         accumulator = accumulate(shuffled[:7])
-        accumulator.density()
+        accumulator.density().dense()
         for block in shuffled[7:]:
             accumulator.add(*block)
         for got, wanted in zip(accumulator.sites(), expected.sites(), strict=True):
@@ -81,8 +81,8 @@ def test_merging_shards_equals_one_run(blocks):
     first, second = accumulate(blocks[:9]), accumulate(blocks[9:])
     first.merge(pickle.loads(pickle.dumps(second)))  # as another rank would send it
     expected = accumulate(blocks)
-    np.testing.assert_array_equal(first.density(), expected.density())
-    np.testing.assert_array_equal(first.probability(), expected.probability())
+    np.testing.assert_array_equal(first.density().dense(), expected.density().dense())
+    np.testing.assert_array_equal(first.probability().dense(), expected.probability().dense())
     assert first.n_blocks == expected.n_blocks == 20
     with pytest.raises(ValueError, match="threshold"):
         first.merge(accumulate([], threshold=0.6))
@@ -103,8 +103,8 @@ def test_memory_follows_visited_voxels_and_not_the_volume():
 
 
 def test_an_empty_map_is_zero():
-    assert not accumulate([]).density().any()
-    assert accumulate([(np.empty((0, 3), np.int64), np.empty(0, np.float32))]).probability().shape == SHAPE
+    assert not accumulate([]).density().dense().any()
+    assert accumulate([(np.empty((0, 3), np.int64), np.empty(0, np.float32))]).probability().dense().shape == SHAPE
 
 
 @pytest.mark.parametrize("voxel", [[5, 0, 0], [0, 6, 0], [0, 0, 7], [-1, 0, 0]])

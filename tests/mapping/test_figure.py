@@ -7,6 +7,7 @@ from sparse_ulm.acquisition import Geometry, as_rows
 from sparse_ulm.mapping import figure as figure_module
 from sparse_ulm.mapping.figure import FALSE, FOUND, MISSED, display_norm, save_projections
 from sparse_ulm.mapping.figure_layout import lay_out, scale_bar_mm
+from sparse_ulm.mapping.sparse_map import SparseMap
 
 WORDS = {"title": "Phantom", "label": "Microbubble density (blocks per voxel)"}
 
@@ -46,7 +47,7 @@ def test_three_projections_by_hand(tmp_path, drawn):
     density = np.zeros((30, 20, 25), np.float32)
     density[3, 7, 11] = 4
     density[3, 9, 11] = 9  # hides the one above in x–z
-    save_projections(tmp_path / "map.png", density, grid(), **WORDS)
+    save_projections(tmp_path / "map.png", SparseMap.of(density), grid(), **WORDS)
     x_z, y_z, x_y = (axes.images[0].get_array() for axes in drawn[0].axes[:3])
     assert (x_z.shape, y_z.shape, x_y.shape) == ((25, 30), (25, 20), (20, 30))
     assert x_z[11, 3] == 9
@@ -57,7 +58,7 @@ def test_three_projections_by_hand(tmp_path, drawn):
 
 
 def test_edges_are_scanner_millimetres_and_depth_grows_downwards(tmp_path, drawn):
-    save_projections(tmp_path / "map.png", np.ones((30, 20, 25), np.float32), grid(), **WORDS)
+    save_projections(tmp_path / "map.png", SparseMap.of(np.ones((30, 20, 25), np.float32)), grid(), **WORDS)
     x_z = drawn[0].axes[0]
     np.testing.assert_allclose(x_z.get_xlim(), [-1.025, 0.475])  # -1 - 0.05 / 2 and -1 + 29.5 * 0.05
     np.testing.assert_allclose(x_z.get_ylim(), [5.45, 2.95])
@@ -88,7 +89,7 @@ def test_a_voxel_is_drawn_where_its_axes_say(tmp_path, drawn, flip_x):
         matrix = geometry.matrix_m
         matrix[0, 0] *= -1
         geometry = Geometry(as_rows(matrix), 1000.0, 15e6, 1540.0)
-    save_projections(tmp_path / "map.png", density, geometry, **WORDS)
+    save_projections(tmp_path / "map.png", SparseMap.of(density), geometry, **WORDS)
     saved = imread(tmp_path / "map.png")
     centre_mm = geometry.to_scanner_m(np.array([[6.0, 4.0, 20.0]]))[0] * 1e3
     for axes, plane in zip(drawn[0].axes[:3], ((0, 2), (1, 2), (0, 1)), strict=True):
@@ -100,7 +101,7 @@ def test_a_voxel_is_drawn_where_its_axes_say(tmp_path, drawn, flip_x):
 
 
 def test_a_2d_recording_gets_one_picture(tmp_path, drawn):
-    save_projections(tmp_path / "map.png", np.ones((30, 1, 25), np.float32), grid(), **WORDS)
+    save_projections(tmp_path / "map.png", SparseMap.of(np.ones((30, 1, 25), np.float32)), grid(), **WORDS)
     assert [axes.get_title() for axes in drawn[0].axes] == ["x–z", ""]  # and the colour bar
 
 
@@ -117,7 +118,10 @@ def test_oblique_grids_count_from_the_first_voxel():
 def test_a_mirrored_axis_still_grows_to_the_right(tmp_path, drawn):
     affine = np.diag([-1e-4, 1e-4, 1e-4, 1.0])
     save_projections(
-        tmp_path / "m.png", np.ones((30, 20, 25), np.float32), Geometry(as_rows(affine), 1000.0, 15e6, 1540.0), **WORDS
+        tmp_path / "m.png",
+        SparseMap.of(np.ones((30, 20, 25), np.float32)),
+        Geometry(as_rows(affine), 1000.0, 15e6, 1540.0),
+        **WORDS,
     )
     np.testing.assert_allclose(drawn[0].axes[0].get_xlim(), [-2.95, 0.05])
     assert drawn[0].axes[0].images[0].get_extent()[:2] == pytest.approx([0.05, -2.95])
@@ -128,7 +132,7 @@ def test_truth_row_shows_what_was_found_missed_and_false(tmp_path, drawn):
     density[:10] = 1
     truth = np.argwhere(np.ones((20, 20, 25)))  # true for x < 20: a third found, a third missed
     density[25:] = 2  # and a sixth false
-    save_projections(tmp_path / "map.png", density, grid(), truth=truth, **WORDS)
+    save_projections(tmp_path / "map.png", SparseMap.of(density), grid(), truth=truth, **WORDS)
     x_z = drawn[0].axes[4].images[0].get_array()
     for columns, colour in ((slice(0, 10), FOUND), (slice(10, 20), MISSED), (slice(25, 30), FALSE)):
         assert colour_fraction(np.asarray(x_z[:, columns]), colour) == 1.0
@@ -140,7 +144,7 @@ def test_truth_row_shows_what_was_found_missed_and_false(tmp_path, drawn):
 def test_thin_vessels_survive_on_a_page_coarser_than_the_map(tmp_path, drawn):
     density = np.zeros((6000, 3, 400), np.float32)
     density[4321, 1, :] = 7
-    save_projections(tmp_path / "map.png", density, grid((0.001, 0.01, 0.01)), **WORDS)
+    save_projections(tmp_path / "map.png", SparseMap.of(density), grid((0.001, 0.01, 0.01)), **WORDS)
     x_z = drawn[0].axes[0].images[0].get_array()
     assert x_z.shape[1] < 3000
     assert (x_z.max(axis=1) == 7).all()
@@ -161,7 +165,9 @@ def test_scale_bar_is_round(width, bar):
 
 
 def test_scale_bar_has_its_length(tmp_path, drawn):
-    save_projections(tmp_path / "map.png", np.ones((80, 20, 25), np.float32), grid(), **WORDS)  # 4 mm wide
+    save_projections(
+        tmp_path / "map.png", SparseMap.of(np.ones((80, 20, 25), np.float32)), grid(), **WORDS
+    )  # 4 mm wide
     axes = drawn[0].axes[0]
     bar = axes.patches[0].get_window_extent()
     picture = axes.get_window_extent()
@@ -173,7 +179,7 @@ def test_scale_bar_has_its_length(tmp_path, drawn):
     ("shape", "value"), [((30, 1, 25), 3), ((5, 5, 400), 1), ((400, 5, 5), 1000), ((30, 20, 25), 0)]
 )
 def test_all_words_lie_on_the_page(tmp_path, drawn, shape, value):
-    save_projections(tmp_path / "map.png", np.full(shape, value, np.float32), grid(), **WORDS)
+    save_projections(tmp_path / "map.png", SparseMap.of(np.full(shape, value, np.float32)), grid(), **WORDS)
     page = drawn[0].bbox
     box = drawn[0].get_tightbbox()
     assert box.x0 >= 0
@@ -185,7 +191,7 @@ def test_all_words_lie_on_the_page(tmp_path, drawn, shape, value):
 def test_global_matplotlib_is_left_alone(tmp_path):
     matplotlib.use("svg")
     before = dict(matplotlib.rcParams)
-    save_projections(tmp_path / "map.png", np.ones((6, 5, 7), np.float32), grid(), **WORDS)
+    save_projections(tmp_path / "map.png", SparseMap.of(np.ones((6, 5, 7), np.float32)), grid(), **WORDS)
     assert matplotlib.get_backend() == "svg"
     assert dict(matplotlib.rcParams) == before
     matplotlib.use("agg")
@@ -194,6 +200,10 @@ def test_global_matplotlib_is_left_alone(tmp_path):
 def test_nothing_is_left_when_saving_fails(tmp_path):
     with pytest.raises(IndexError):
         save_projections(
-            tmp_path / "map.png", np.ones((6, 5, 7), np.float32), grid(), truth=np.array([[6, 0, 0]]), **WORDS
+            tmp_path / "map.png",
+            SparseMap.of(np.ones((6, 5, 7), np.float32)),
+            grid(),
+            truth=np.array([[6, 0, 0]]),
+            **WORDS,
         )
     assert list(tmp_path.iterdir()) == []

@@ -33,11 +33,11 @@ def compare(position_of, velocity_of, n_frames, *, tolerance, geometry=GEOMETRY,
     path = position_of(np.arange(float(n_frames)))
     grid = map_of(tracks_of(path, geometry=geometry), shape=shape, geometry=geometry)
     speed, velocity, time = means_of(position_of, velocity_of, n_frames, geometry, shape)
-    seen = (grid.density() > 0) & (time > least_share * np.median(time[time > 0]))
+    seen = (grid.density().dense() > 0) & (time > least_share * np.median(time[time > 0]))
     assert seen.sum() > 0.8 * (time > 0).sum()
     scale = np.maximum(speed[seen], 1e-12)
-    assert (np.abs(grid.speed()[seen] - speed[seen]) / scale).max() < tolerance
-    assert (np.linalg.norm(grid.velocity()[seen] - velocity[seen], axis=1) / scale).max() < tolerance
+    assert (np.abs(grid.speed().dense()[seen] - speed[seen]) / scale).max() < tolerance
+    assert (np.linalg.norm(grid.velocity().dense()[seen] - velocity[seen], axis=1) / scale).max() < tolerance
     return grid, seen
 
 
@@ -50,7 +50,7 @@ def test_a_straight_track_has_one_velocity_everywhere():
     )  # fmt: skip
     assert seen.sum() > 25
     unit = velocity / np.linalg.norm(velocity)
-    np.testing.assert_allclose(grid.direction()[seen], np.tile(unit, (seen.sum(), 1)), atol=1e-6)
+    np.testing.assert_allclose(grid.direction().dense()[seen], np.tile(unit, (seen.sum(), 1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("direction", [1, -1])
@@ -70,7 +70,7 @@ def test_an_accelerating_track_has_its_speed_in_every_voxel(direction):
 
     grid, seen = compare(position_of, velocity_of, n_frames, tolerance=0.01)
     assert seen.sum() > 20
-    along = grid.speed()[seen][::direction]
+    along = grid.speed().dense()[seen][::direction]
     assert (np.diff(along) > 0).all()
     # The largest and the smallest mean are those of the ends, not of the track as a whole.
     assert along[0] < 1.6e-3
@@ -84,14 +84,14 @@ def test_where_two_tracks_cross_their_velocities_are_averaged():
     column[:] = [1.53, 1.0, 3.03]
     column[:, 1] += 0.1 * np.arange(21)
     grid = map_of(tracks_of(row, column))
-    density, crossing = grid.density(), tuple(refined_index(np.array([1.53, 2.03, 3.03]), 8))
+    density, crossing = grid.density().dense(), tuple(refined_index(np.array([1.53, 2.03, 3.03]), 8))
     assert density[crossing] == 2
     assert (density == 2).sum() == 1
-    np.testing.assert_allclose(grid.velocity()[crossing], [2.5e-3, 5e-3, 0], rtol=1e-5)
-    assert grid.speed()[crossing] == pytest.approx(7.5e-3, rel=1e-5)
+    np.testing.assert_allclose(grid.velocity().dense()[crossing], [2.5e-3, 5e-3, 0], rtol=1e-5)
+    assert grid.speed().dense()[crossing] == pytest.approx(7.5e-3, rel=1e-5)
     index = np.argwhere(density == 1)
     in_row = index[:, 1] == crossing[1]
-    found = grid.velocity()[tuple(index.T)]
+    found = grid.velocity().dense()[tuple(index.T)]
     np.testing.assert_allclose(found[in_row], np.tile([5e-3, 0, 0], (in_row.sum(), 1)), atol=1e-9)
     np.testing.assert_allclose(found[~in_row], np.tile([0, 10e-3, 0], ((~in_row).sum(), 1)), atol=1e-9)
 
@@ -112,13 +112,13 @@ def test_on_a_circle_the_direction_is_tangential_and_the_speed_constant():
     grid, seen = compare(position_of, velocity_of, 200, tolerance=0.01)
     speed = radius * omega * STEP_M * FRAME_RATE_HZ
     assert speed == pytest.approx(5.03e-3, rel=1e-3)
-    np.testing.assert_allclose(grid.speed()[seen], speed, rtol=0.002)  # chords are shorter than arcs
+    np.testing.assert_allclose(grid.speed().dense()[seen], speed, rtol=0.002)  # chords are shorter than arcs
     index = np.argwhere(seen)
     away = (index + 0.5) / 8 - 0.5 - centre
     # The circle passes a sub-voxel up to 0.09 voxels from its centre: 0.06 rad of 1.6 voxels.
     tangent = np.cross([0, -1, 0], away * [1, 0, 1])
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
-    cosine = (grid.direction()[seen] * tangent).sum(axis=1)
+    cosine = (grid.direction().dense()[seen] * tangent).sum(axis=1)
     assert cosine.min() > np.cos(0.08)
 
 
@@ -136,9 +136,9 @@ def test_a_track_that_leaves_the_grid_counts_inside_and_comes_back():
     grid, seen = compare(position_of, velocity_of, 81, tolerance=0.01, shape=shape)
     assert seen.any(axis=(1, 2))[-1]
     whole, _ = compare(position_of, velocity_of, 81, tolerance=0.01, shape=(40, 48, 56))
-    assert whole.density()[24:].any()
-    np.testing.assert_array_equal(whole.density()[:24], grid.density())
-    np.testing.assert_array_equal(whole.speed()[:24], grid.speed())
+    assert whole.density().dense()[24:].any()
+    np.testing.assert_array_equal(whole.density().dense()[:24], grid.density().dense())
+    np.testing.assert_array_equal(whole.speed().dense()[:24], grid.speed().dense())
     away = map_of(tracks_of(position_of(np.arange(81.0)) + 40), shape=shape)
-    assert not away.density().any()
-    assert np.isnan(away.speed()).all()
+    assert not away.density().dense().any()
+    assert np.isnan(away.speed().dense()).all()

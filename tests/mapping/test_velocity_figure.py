@@ -5,6 +5,7 @@ from matplotlib.image import imread
 
 from sparse_ulm.acquisition import Geometry
 from sparse_ulm.mapping import velocity_figure
+from sparse_ulm.mapping.sparse_map import SparseMap
 from sparse_ulm.mapping.velocity_figure import fastest, save_velocity_projections, velocity_colours
 
 GRID = Geometry.from_voxel_size(
@@ -16,10 +17,8 @@ WIDE_INCH = (100.0, 100.0)
 
 def velocity_map(values, shape=(30, 20, 25)):
     """NaN but for some voxels."""
-    volume = np.full(shape, np.nan, np.float32)
-    for voxel, value in values.items():
-        volume[voxel] = value
-    return volume
+    key = [int(np.ravel_multi_index(voxel, shape)) for voxel in values]
+    return SparseMap(shape, np.array(key, dtype=np.int64), np.array([*values.values()], dtype=np.float32), np.nan)
 
 
 def test_the_fastest_of_a_line_of_sight_is_shown_with_its_sign():
@@ -41,7 +40,7 @@ def test_pixels_that_are_joined_keep_the_fastest():
 def test_flow_towards_the_probe_is_blue_away_is_red_and_nothing_black(tmp_path):
     for name, value, largest_channel in (("away", 3.0, 0), ("towards", -3.0, 2)):
         save_velocity_projections(
-            tmp_path / f"{name}.png", np.full((9, 7, 8), value, np.float32), GRID, title="Phantom"
+            tmp_path / f"{name}.png", SparseMap.of(np.full((9, 7, 8), value)), GRID, title="Phantom"
         )
         picture = imread(tmp_path / f"{name}.png")[..., :3]
         middle = picture[picture.shape[0] // 3, picture.shape[1] // 6]

@@ -3,6 +3,8 @@
 import gzip
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from sparse_ulm.io.layout import AxisOrder, ListedArray, refuse_other_axes, requ
 from sparse_ulm.io.names import recording_stem
 from sparse_ulm.io.sidecar import read_sidecar, write_sidecar
 from sparse_ulm.io.statements import Statement
+from sparse_ulm.mapping.sparse_map import SparseMap
 
 Header = nibabel.Nifti1Header | nibabel.Nifti2Header
 
@@ -35,6 +38,9 @@ MM_PER_UNIT = {"meter": 1.0e3, "mm": 1.0, "micron": 1.0e-3, "unknown": 1.0}
 SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1.0e-3, "usec": 1.0e-6}
 UNSET_INTERVAL_S = 1.0
 """What nibabel and ITK put in pixdim[4] when nobody sets it, so it states nothing; no bubbles are imaged at 1 Hz."""
+
+GZIP_LEVEL = 1
+"""nibabel's: maps are mostly empty, and higher levels take longer for little."""
 
 MAX_DESCRIPTION = 79
 """The `descrip` field has 80 bytes with its closing zero."""
@@ -102,23 +108,46 @@ def save_map(
         nibabel.save(image, temporary)
 
 
-def save_vector_map(
-    path: str | Path, vectors: Float[np.ndarray, "x y z 3"], geometry: Geometry, *, name: str, description: str = ""
+def save_sparse_map(
+    path: str | Path, found: SparseMap, geometry: Geometry, *, vector_name: str | None = None, description: str = ""
 ) -> None:
-    """Write a map of vectors as float32 NIfTI (x, y, z, 1, 3) of intent "vector" (1007), as ITK and Slicer read it.
+    """Write a map as `save_map` does, but slab by slab, so that memory follows the visited voxels.
+
+    Vectors are written as (x, y, z, 1, 3) of intent "vector" (1007), as ITK and Slicer read them.
 
     Args:
         path: .nii or .nii.gz to write; its folder is made if absent.
-        vectors: One vector per voxel, along the scanner's axes; written as float32.
+        found: The map.
         geometry: Of the map's own grid.
-        name: What the vectors are, with their unit, for the header; at most 15 ASCII characters.
+        vector_name: What vectors are, with their unit, for the header, at most 15 ASCII characters; None for numbers.
         description: As for `save_map`.
     """
-    image = _image(np.asarray(vectors, dtype=np.float32)[:, :, :, None, :], geometry)
-    image.header.set_intent("vector", (), name=name)
+    components = list(range(found.values.shape[1])) if found.values.ndim > 1 else [None]
+    shape = found.shape if components == [None] else (*found.shape, 1, len(components))
+    image = _image(np.broadcast_to(np.float32(0), shape), geometry)
+    if vector_name is not None:
+        image.header.set_intent("vector", (), name=vector_name)
     image.header["descrip"] = description.encode("ascii", "replace")[:MAX_DESCRIPTION]
-    with atomic_path(path) as temporary:
-        nibabel.save(image, temporary)
+    image.update_header()
+    with atomic_path(path) as temporary, _opened(temporary) as file:
+        image.header.set_slope_inter(1.0, 0.0)
+        image.header["vox_offset"] = image.header.single_vox_offset
+        image.header.write_to(file)
+        file.write(bytes(image.header.single_vox_offset - file.tell()))
+        for component in components:
+            for slab in found.slabs(component):
+                file.write(slab.tobytes(order="F"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """Open a file for writing, packed where its name ends in .gz; without name and time: equal maps are equal files."""
+    with path.open("wb") as file:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=file, mtime=0) as packed:
+                yield packed
+        else:
+            yield file
 
 
 def _image(samples: np.ndarray, geometry: Geometry) -> nibabel.Nifti1Image | nibabel.Nifti2Image:

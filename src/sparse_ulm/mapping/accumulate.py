@@ -1,13 +1,11 @@
 """The super-resolved map while it grows: one count and one probability per visited voxel, block after block."""
 
-from math import prod
-
 import numpy as np
 from jaxtyping import Float, Float32, Int
 from numpy.typing import NDArray
 
 from sparse_ulm.acquisition import Geometry
-from sparse_ulm.conventions import DensityMap
+from sparse_ulm.mapping.sparse_map import SparseMap
 
 
 class DensityAccumulator:
@@ -91,21 +89,15 @@ class DensityAccumulator:
         index = np.stack(np.unravel_index(self._key, self.shape_refined), axis=1).astype(np.int64)
         return index, self._count.copy(), self._probability.copy()
 
-    def density(self) -> DensityMap:
-        """Give the dense map of counts; exact up to 2**24 blocks."""
+    def density(self) -> SparseMap:
+        """Give the map of counts; exact up to 2**24 blocks."""
         self._flush()
-        return self._dense(self._count.astype(np.float32))
+        return SparseMap(self.shape_refined, self._key, self._count.astype(np.float32))
 
-    def probability(self) -> DensityMap:
-        """Give the dense map of the largest probability over blocks; 0 where no block had a voxel."""
+    def probability(self) -> SparseMap:
+        """Give the map of the largest probability over blocks; 0 where no block had a voxel."""
         self._flush()
-        return self._dense(self._probability)
-
-    def _dense(self, value: NDArray[np.float32]) -> DensityMap:
-        """Scatter one value per visited voxel into a volume of zeros."""
-        volume = np.zeros(prod(self.shape_refined), dtype=np.float32)
-        volume[self._key] = value
-        return volume.reshape(self.shape_refined)
+        return SparseMap(self.shape_refined, self._key, self._probability)
 
     def _refuse_outside(self, index: NDArray[np.integer]) -> None:
         """Refuse voxels outside the grid: a wrapped index would be a vessel in the wrong place."""

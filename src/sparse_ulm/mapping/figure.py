@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -25,6 +25,7 @@ from sparse_ulm.acquisition import Geometry
 from sparse_ulm.conventions import SPATIAL_AXES
 from sparse_ulm.io.atomic import atomic_path
 from sparse_ulm.mapping.figure_layout import LEFT_INCH, TOP_INCH, Layout, Plane, lay_out, scale_bar_mm
+from sparse_ulm.mapping.sparse_map import SparseMap
 
 DISPLAY_EXPONENT = 1 / 3
 DISPLAY_SATURATION = 0.8
@@ -38,7 +39,7 @@ DOTS_PER_INCH = 200
 
 def save_projections(
     path: Path | str,
-    density: Float[np.ndarray, "x y z"],
+    density: SparseMap,
     geometry: Geometry,
     *,
     title: str,
@@ -49,7 +50,7 @@ def save_projections(
 
     Args:
         path: File to write, `.png`; it appears whole or not at all.
-        density: The map, zero or positive; one voxel along y for a 2D recording.
+        density: The map, zero or positive, and zero elsewhere; one voxel along y for a 2D recording.
         geometry: Grid of the map; axes are in its scanner millimetres, depth downwards. On an oblique grid, where no
             scanner coordinate is constant along a picture's edge, millimetres count from the first voxel's centre.
         title: Headline.
@@ -59,7 +60,7 @@ def save_projections(
     layout = lay_out(density.shape, geometry, n_rows=1 if truth is None else 2)
     figure = Figure(figsize=layout.figure_inch, dpi=DOTS_PER_INCH, facecolor="white")
     FigureCanvasAgg(figure)
-    largest = float(density.max())
+    largest = float(density.values.max(initial=0.0))
     norm = display_norm(largest)
     for column, plane in enumerate(layout.planes):
         picture = fit_pixels(project(density, plane), layout.size_inch(plane))
@@ -82,9 +83,9 @@ def display_norm(largest: float) -> PowerNorm:
     return PowerNorm(DISPLAY_EXPONENT, vmin=0.0, vmax=max(saturated, min(largest, 1.0)) or 1.0, clip=True)
 
 
-def project(volume: NDArray[Any], plane: Plane) -> NDArray[Any]:
+def project(found: SparseMap, plane: Plane) -> NDArray[Any]:
     """Take the largest value along the axis that is not shown; rows run along the picture's second axis."""
-    return volume.max(axis=3 - sum(plane)).T
+    return found.project(3 - sum(plane)).T
 
 
 def _project_voxels(index: NDArray[np.integer], shape: tuple[int, ...], plane: Plane) -> NDArray[np.bool_]:
@@ -130,7 +131,7 @@ def _millimetre_ticks(layout: Layout, axis: int, *, spacing_inch: float) -> Loca
     return MaxNLocator(nbins=max(2, n_ticks), steps=[1, 2, 5, 10])
 
 
-def _add_comparison(figure: Figure, layout: Layout, density: NDArray[Any], truth: NDArray[np.integer]) -> None:
+def _add_comparison(figure: Figure, layout: Layout, density: SparseMap, truth: NDArray[np.integer]) -> None:
     """Draw, below the projections, where map and truth agree; agreement comes last so that joined pixels show it."""
     for column, plane in enumerate(layout.planes):
         found, true = project(density, plane) > 0, _project_voxels(truth, density.shape, plane)

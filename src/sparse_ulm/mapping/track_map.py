@@ -6,15 +6,14 @@ localisation with a known deviation, or no direction, where velocities cancel. A
 not known is left out of a mean; it never makes the mean of others NaN.
 """
 
-from math import prod
-
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from sparse_ulm.acquisition import Geometry
-from sparse_ulm.conventions import DensityMap, refined_index, refinement
+from sparse_ulm.conventions import refined_index, refinement
 from sparse_ulm.localisations import Trajectories
+from sparse_ulm.mapping.sparse_map import SparseMap
 from sparse_ulm.mapping.track_map_pieces import SAMPLE_STEP, cut, parts
 
 __all__ = ["SAMPLE_STEP", "TrackMap"]
@@ -72,48 +71,48 @@ class TrackMap:
             key = np.r_[self._key, tracks[0], positions[0]]
             self._key, self._sums = _sum_by_key(key, np.vstack([self._sums, tracks[1], positions[1]]))
 
-    def density(self) -> DensityMap:
+    def density(self) -> SparseMap:
         """Give the number of tracks that passed each voxel."""
-        return self._dense(self._sums[:, TRACKS], 0.0)
+        return self._map(self._sums[:, TRACKS], 0.0)
 
-    def counts(self) -> DensityMap:
+    def counts(self) -> SparseMap:
         """Give the number of localisations in each voxel: positions of tracks in whole frames, after smoothing.
 
         A bubble that stays in a voxel for ten frames adds ten here and one to the density, and one that flies through
         between two frames adds none here and one to the density. Counts over the frame rate are seconds spent in the
         voxel. Frames that the linker bridged count, samples at fractions of frames do not.
         """
-        return self._dense(self._sums[:, COUNT], 0.0)
+        return self._map(self._sums[:, COUNT], 0.0)
 
-    def speed(self) -> Float32[np.ndarray, "x y z"]:
+    def speed(self) -> SparseMap:
         """Give the mean speed in m/s."""
-        return self._dense(self._mean(SPEED, KNOWN), np.nan)
+        return self._map(self._mean(SPEED, KNOWN), np.nan)
 
-    def velocity(self) -> Float32[np.ndarray, "x y z 3"]:
+    def velocity(self) -> SparseMap:
         """Give the mean velocity in m/s along the scanner's axes."""
-        return self._dense(self._mean(VELOCITY, KNOWN), np.nan)
+        return self._map(self._mean(VELOCITY, KNOWN), np.nan)
 
-    def axial_velocity(self) -> Float32[np.ndarray, "x y z"]:
+    def axial_velocity(self) -> SparseMap:
         """Give the mean velocity along the recording's depth axis in m/s: positive away from the probe.
 
         The sign is that of the z axis; colour Doppler and PALA show flow towards the probe as positive.
         """
         depth = self.geometry.matrix_m[:3, 2] / self.geometry.voxel_size_m[2]
-        return self._dense(self._mean(VELOCITY, KNOWN) @ depth, np.nan)
+        return self._map(self._mean(VELOCITY, KNOWN) @ depth, np.nan)
 
-    def direction(self) -> Float32[np.ndarray, "x y z 3"]:
+    def direction(self) -> SparseMap:
         """Give the unit vector of the mean velocity, along the scanner's axes."""
         velocity = self._mean(VELOCITY, KNOWN)
         with np.errstate(invalid="ignore"):
-            return self._dense(velocity / np.linalg.norm(velocity, axis=1, keepdims=True), np.nan)
+            return self._map(velocity / np.linalg.norm(velocity, axis=1, keepdims=True), np.nan)
 
-    def uncertainty(self) -> Float32[np.ndarray, "x y z"]:
+    def uncertainty(self) -> SparseMap:
         """Give the mean standard deviation of the localisations in each voxel, in m.
 
         That of one localisation is the root mean square over the axes along which it is known: the standard deviation
         along any one axis, if it were the same along all.
         """
-        return self._dense(self._mean(DEVIATION, DEVIATIONS), np.nan)
+        return self._map(self._mean(DEVIATION, DEVIATIONS), np.nan)
 
     def _mean(self, column: int | slice, number: int) -> NDArray[np.float64]:
         """Divide a sum by a number; NaN for none."""
@@ -157,11 +156,9 @@ class TrackMap:
         inside = np.flatnonzero(((index >= 0) & (index < np.asarray(self.shape_refined))).all(axis=1))
         return inside, np.ravel_multi_index(tuple(index[inside].T), self.shape_refined).astype(np.int64)
 
-    def _dense(self, values: NDArray[np.float64], elsewhere: float) -> Float32[np.ndarray, "x y z *c"]:
-        """Scatter a value or a vector per visited voxel into a volume."""
-        volume = np.full((prod(self.shape_refined), *values.shape[1:]), elsewhere, dtype=np.float32)
-        volume[self._key] = values
-        return volume.reshape(*self.shape_refined, *values.shape[1:])
+    def _map(self, values: NDArray[np.float64], elsewhere: float) -> SparseMap:
+        """Give a value or a vector to every visited voxel."""
+        return SparseMap(self.shape_refined, self._key, values.astype(np.float32), elsewhere)
 
 
 def _sum_by_key(

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sparse_ulm.conventions import METRES_PER_MM
 from sparse_ulm.errors import UserError
-from sparse_ulm.io.nifti import save_map, save_vector_map
+from sparse_ulm.io.nifti import save_sparse_map
 from sparse_ulm.mapping.figure import save_projections
+from sparse_ulm.mapping.sparse_map import SparseMap
 from sparse_ulm.mapping.track_map import TrackMap
 from sparse_ulm.mapping.velocity_figure import save_velocity_projections
 
@@ -21,24 +20,29 @@ class MapKind:
     """One kind of map.
 
     Attributes:
-        values: Gives it, in the units of the file.
+        found: Gives it, in the units of the file.
         description: What it is, with its unit, for the file's header.
         vector_name: Name of the vectors in the header, at most 15 characters; None for numbers.
     """
 
-    values: Callable[[TrackMap], np.ndarray]
+    found: Callable[[TrackMap], SparseMap]
     description: str
     vector_name: str | None = None
 
 
+def _per_mm(found: SparseMap) -> SparseMap:
+    """Turn metres into millimetres."""
+    return found.with_values(found.values / METRES_PER_MM)
+
+
 MAPS = {
     "density": MapKind(TrackMap.density, "tracks through each voxel, count"),
-    "speed": MapKind(lambda m: m.speed() / METRES_PER_MM, "mean speed of tracks, mm/s"),
-    "velocity": MapKind(lambda m: m.velocity() / METRES_PER_MM, "mean velocity, mm/s", "velocity mm/s"),
-    "axial_velocity": MapKind(lambda m: m.axial_velocity() / METRES_PER_MM, "mean velocity away from the probe, mm/s"),
+    "speed": MapKind(lambda m: _per_mm(m.speed()), "mean speed of tracks, mm/s"),
+    "velocity": MapKind(lambda m: _per_mm(m.velocity()), "mean velocity, mm/s", "velocity mm/s"),
+    "axial_velocity": MapKind(lambda m: _per_mm(m.axial_velocity()), "mean velocity away from the probe, mm/s"),
     "direction": MapKind(TrackMap.direction, "direction of the mean velocity, unit vector", "direction"),
     "counts": MapKind(TrackMap.counts, "localisations in each voxel, count"),
-    "uncertainty": MapKind(lambda m: m.uncertainty() / METRES_PER_MM, "mean localisation standard deviation, mm"),
+    "uncertainty": MapKind(lambda m: _per_mm(m.uncertainty()), "mean localisation standard deviation, mm"),
 }
 """By their names; lengths and speeds in mm and mm/s. `track_map` says what is NaN."""
 
@@ -73,12 +77,9 @@ def write_maps(folder: Path, name: str, track_map: TrackMap, *, maps: Sequence[s
     """
     grid = track_map.geometry.refined(track_map.factor)
     for kind, made in ((kind, MAPS[kind]) for kind in maps):
-        path, values = folder / f"{name}_{kind}.nii.gz", made.values(track_map)
-        if made.vector_name is None:
-            save_map(path, values, grid, description=made.description)
-        else:
-            save_vector_map(path, values, grid, name=made.vector_name, description=made.description)
+        path, found = folder / f"{name}_{kind}.nii.gz", made.found(track_map)
+        save_sparse_map(path, found, grid, vector_name=made.vector_name, description=made.description)
     save_projections(folder / f"{name}_density.png", track_map.density(), grid, label=LABEL, title=name)
     if "axial_velocity" in maps:
-        velocity_mm_s = MAPS["axial_velocity"].values(track_map)
+        velocity_mm_s = MAPS["axial_velocity"].found(track_map)
         save_velocity_projections(folder / f"{name}_axial_velocity.png", velocity_mm_s, grid, title=name)

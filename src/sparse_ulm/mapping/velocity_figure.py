@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -16,6 +15,7 @@ from sparse_ulm.acquisition import Geometry
 from sparse_ulm.io.atomic import atomic_path
 from sparse_ulm.mapping.figure import DOTS_PER_INCH, add_scale_bar, draw_picture, fit_pixels, project, tick_text
 from sparse_ulm.mapping.figure_layout import LEFT_INCH, TOP_INCH, Layout, Plane, lay_out
+from sparse_ulm.mapping.sparse_map import SparseMap
 
 SATURATED_PERCENTILE = 98.0
 """Speeds above this share of the visited voxels have the colours' ends: one wrong link must not pale the rest."""
@@ -23,9 +23,7 @@ SATURATED_PERCENTILE = 98.0
 LABEL = "Mean axial velocity (mm/s), away from the probe +"
 
 
-def save_velocity_projections(
-    path: Path | str, velocity_mm_s: Float[np.ndarray, "x y z"], geometry: Geometry, *, title: str
-) -> None:
+def save_velocity_projections(path: Path | str, velocity_mm_s: SparseMap, geometry: Geometry, *, title: str) -> None:
     """Save projections of a map of signed velocity as PNG: of all voxels behind a pixel, the fastest.
 
     Args:
@@ -37,7 +35,7 @@ def save_velocity_projections(
     layout = lay_out(velocity_mm_s.shape, geometry, n_rows=1)
     figure = Figure(figsize=layout.figure_inch, dpi=DOTS_PER_INCH, facecolor="white")
     FigureCanvasAgg(figure)
-    known = np.abs(velocity_mm_s[np.isfinite(velocity_mm_s)])
+    known = np.abs(velocity_mm_s.values[np.isfinite(velocity_mm_s.values)])
     largest = float(np.percentile(known, SATURATED_PERCENTILE)) if len(known) else 1.0
     norm, colours = Normalize(-(largest or 1.0), largest or 1.0, clip=True), velocity_colours()
     for column, plane in enumerate(layout.planes):
@@ -56,13 +54,15 @@ def save_velocity_projections(
 
 
 def fastest(
-    velocity: Float[np.ndarray, "x y z"], plane: Plane, size_inch: tuple[float, float]
+    velocity: SparseMap, plane: Plane, size_inch: tuple[float, float]
 ) -> np.ma.MaskedArray[tuple[int, ...], np.dtype[np.floating]]:
     """Project to the value of largest magnitude, and join pixels by the same rule; masked where nothing is known."""
-    known = np.isfinite(velocity)
-    parts = (np.where(known & (sign * velocity > 0), sign * velocity, 0.0) for sign in (1, -1))
+    known = np.isfinite(velocity.values)
+    value = np.where(known, velocity.values, 0.0)
+    parts = (velocity.with_values(np.maximum(sign * value, 0.0), elsewhere=0.0) for sign in (1, -1))
     away, towards = (fit_pixels(project(part, plane), size_inch) for part in parts)
-    seen: NDArray[np.bool_] = fit_pixels(project(known, plane), size_inch)
+    is_seen = velocity.with_values(known.astype(np.float32), elsewhere=0.0)
+    seen: NDArray[np.bool_] = fit_pixels(project(is_seen, plane) > 0, size_inch)
     return np.ma.masked_array(np.where(away >= towards, away, -towards), mask=~seen)
 
 
