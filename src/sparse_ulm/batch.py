@@ -4,31 +4,19 @@
 same for people. Results of single blocks wait in `OUTPUT_DIR/.unfinished/NAME/` until their recording is whole.
 """
 
-import csv
-import hashlib
-import json
-import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from filelock import FileLock, Timeout
-
-from sparse_ulm import __version__
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.block_store import BlockResult, BlockStore
 from sparse_ulm.blocks import RecordingBlocks, refuse_same_names
-from sparse_ulm.errors import RecordingError, UserError, WeightsError, find_user_error
-from sparse_ulm.io.atomic import atomic_path, whole_folder
-from sparse_ulm.provenance import sha256_file, to_json
-
-MANIFEST, SUMMARY, UNFINISHED, LOCK = "manifest.json", "summary.csv", ".unfinished", "lock"
-DONE, FAILED, UNFINISHED_STATUS = "done", "failed", "unfinished"
-
-logger = logging.getLogger(__name__)
+from sparse_ulm.errors import RecordingError, WeightsError, find_user_error
+from sparse_ulm.io.atomic import whole_folder
+from sparse_ulm.manifest import DONE, FAILED, UNFINISHED, Entry, Run
+from sparse_ulm.provenance import sha256_file
 
 
 @runtime_checkable
@@ -44,31 +32,6 @@ class Writer(Protocol):
 
     def write(self, folder: Path, acquisition: Acquisition, results: Iterator[BlockResult], *, started: float) -> None:
         """Write all outputs to an existing folder; `started` is `time.monotonic()` at the start of the work."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the manifest says of a recording.
-
-    Attributes:
-        path: As it was given.
-        status: "done", "failed", or "unfinished" where a run was stopped.
-        fingerprint: Of settings, weights, version and the recording's size and time.
-        n_frames: Of the recording; 0 where it could not be opened.
-        n_blocks: Likewise.
-        seconds: Of the work, in the run that ended it.
-        error: Why it failed.
-        outputs: SHA-256 by name of the files in `OUTPUT_DIR/NAME/`.
-    """
-
-    path: str
-    status: str
-    fingerprint: str = ""
-    n_frames: int = 0
-    n_blocks: int = 0
-    seconds: float = 0.0
-    error: str = ""
-    outputs: dict[str, str] = field(default_factory=dict)
 
 
 def run_recordings(
@@ -99,7 +62,7 @@ def run_recordings(
     """
     blocks.require()
     refuse_same_names(blocks, output_dir)
-    with Run(Path(output_dir), writer, resume=resume, force=force) as run:
+    with Run(Path(output_dir), writer.settings, resume=resume, force=force) as run:
         for path, error in blocks.unreadable:
             run.failed(path.name, Entry(str(path), FAILED), error)
         for acquisition, starts in run.wanted(blocks.by_recording()):
@@ -110,7 +73,7 @@ def run_recordings(
 
 
 def _run_one(
-    run: "Run",
+    run: Run,
     acquisition: Acquisition,
     starts: list[int],
     blocks: RecordingBlocks,
@@ -143,164 +106,3 @@ def _run_one(
     else:
         store.remove()
         run.note(name, replace(entry, status=DONE, outputs=outputs, seconds=round(time.monotonic() - started, 3)))
-
-
-class Run:
-    """The manifest of an output folder while one run works on it.
-
-    Args:
-        output_dir: The folder, made when something is written.
-        writer: Whose settings results follow from.
-        resume: See `run_recordings`.
-        force: See `run_recordings`.
-
-    Attributes:
-        entries: By name of the recording.
-    """
-
-    def __init__(self, output_dir: Path, writer: Writer, *, resume: bool, force: bool) -> None:
-        """Keep the settings; nothing is read or written."""
-        self.output_dir, self.writer, self.resume, self.force = output_dir, writer, resume, force
-        self.entries: dict[str, Entry] = {}
-        self.failures: dict[str, Exception] = {}
-        self.n_recordings = 0
-
-    def __enter__(self) -> "Run":
-        """Lock the folder and read its manifest.
-
-        Raises:
-            UserError: If another run works there, or the manifest is none of ours.
-        """
-        self.was_there = self.output_dir.exists()
-        try:
-            (self.output_dir / UNFINISHED).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{self.output_dir} cannot be written ({error.strerror}); wanted a writable folder with space. "
-                "Choose another --output_dir."
-            ) from error
-        self.lock = FileLock(self.output_dir / UNFINISHED / LOCK, timeout=0)
-        try:
-            self.lock.acquire()
-        except Timeout:
-            raise UserError(
-                f"another run is writing to {self.output_dir}; wanted a folder of its own for each. Wait for it, or "
-                "choose another --output_dir."
-            ) from None
-        settings = self.writer.settings
-        values = {name: to_json(value) for name, value in settings.items() if not isinstance(value, Path)}
-        paths = {name: value for name, value in settings.items() if isinstance(value, Path)}
-        files = {name: sha256_file(path) if path.is_file() else None for name, path in paths.items()}
-        self._settings = [__version__, json.dumps([values, files], sort_keys=True)]
-        self.entries = read_manifest(self.output_dir / MANIFEST)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release the folder; one that this run made in vain goes."""
-        self.lock.release()
-        unfinished = self.output_dir / UNFINISHED
-        (unfinished / LOCK).unlink(missing_ok=True)
-        if not any(unfinished.iterdir()):
-            unfinished.rmdir()
-            if not self.was_there and all(entry.status != DONE for entry in self.entries.values()):
-                shutil.rmtree(self.output_dir)
-
-    def wanted(self, by_recording: dict[str, list[dict[str, Any]]]) -> list[tuple[Acquisition, list[int]]]:
-        """List the recordings that are not done, with the first frames of their blocks.
-
-        Raises:
-            UserError: If results of other settings are there, and `force` is not set.
-        """
-        self.n_recordings = len(by_recording) + len(self.failures)
-        wanted = []
-        for name, items in by_recording.items():
-            acquisition = items[0]["image"]
-            if not (self.resume and self._is_done(acquisition, len(items))):
-                self._refuse_others(acquisition, len(items))
-                wanted.append((acquisition, [item["core"][0] for item in items]))
-            else:
-                logger.info("%s is done: left alone.", name)
-        return wanted
-
-    def entry_of(self, acquisition: Acquisition, n_blocks: int) -> Entry:
-        """Describe a recording as this run would make it."""
-        state = acquisition.path.stat()
-        made_from = [*self._settings, acquisition.name, state.st_size, state.st_mtime_ns]
-        digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        return Entry(str(acquisition.path), UNFINISHED_STATUS, digest, acquisition.n_frames, n_blocks)
-
-    def _is_done(self, acquisition: Acquisition, n_blocks: int) -> bool:
-        entry = self.entries.get(acquisition.name)
-        if entry is None or entry.status != DONE:
-            return False
-        folder = self.output_dir / acquisition.name
-        same = entry.fingerprint == self.entry_of(acquisition, n_blocks).fingerprint
-        return same and all(_has(folder / name, digest) for name, digest in entry.outputs.items())
-
-    def _refuse_others(self, acquisition: Acquisition, n_blocks: int) -> None:
-        entry, folder = self.entries.get(acquisition.name), self.output_dir / acquisition.name
-        same = entry is not None and entry.fingerprint == self.entry_of(acquisition, n_blocks).fingerprint
-        if (folder / "provenance.json").is_file() and not same and not self.force:
-            raise UserError(
-                f"{folder} holds results of other settings, of another recording or of an older version; wanted a "
-                "place of its own for these. Choose another --output_dir, or replace them with --force true."
-            )
-
-    def note(self, name: str, entry: Entry) -> None:
-        """Write an entry into the manifest and the summary."""
-        self.entries[name] = entry
-        with atomic_path(self.output_dir / MANIFEST) as temporary:
-            rows = {key: asdict(one) for key, one in self.entries.items()}
-            temporary.write_text(json.dumps({"recordings": rows}, indent=1) + "\n", encoding="utf-8")
-        with atomic_path(self.output_dir / SUMMARY) as temporary, temporary.open("w", newline="") as file:
-            columns = ("recording", "path", "status", "n_frames", "n_blocks", "seconds", "error")
-            lines = csv.DictWriter(file, columns, extrasaction="ignore")
-            lines.writeheader()
-            lines.writerows({"recording": key} | asdict(one) for key, one in self.entries.items())
-
-    def failed(self, name: str, entry: Entry, error: Exception) -> None:
-        """Note why a recording failed."""
-        mistake = find_user_error(error)
-        told = str(mistake) if mistake is not None else f"{type(error).__name__}: {error}"
-        if mistake is None:
-            logger.error("%s failed.", name, exc_info=error)
-        self.failures[name] = error
-        self.note(name, replace(entry, status=FAILED, error=" ".join(told.split())))
-
-    def raise_failures(self) -> None:
-        """Raise the error of the only recording, or one that lists all that failed.
-
-        Raises:
-            UserError: If recordings failed.
-        """
-        if not self.failures:
-            return
-        if self.n_recordings == 1:
-            raise next(iter(self.failures.values()))
-        told = "; ".join(f"{name}: {self.entries[name].error}" for name in self.failures)
-        raise UserError(
-            f"{len(self.failures)} of {self.n_recordings} recordings failed, the others are done ({told}). "
-            f"{self.output_dir / SUMMARY} lists all. Mend these and run again: what is done is kept."
-        )
-
-
-def read_manifest(path: Path) -> dict[str, Entry]:
-    """Read the entries of a manifest; none where there is no file.
-
-    Raises:
-        UserError: If it is not one of ours.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["recordings"]
-        return {name: Entry(**row) for name, row in rows.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no manifest of ours ({type(error).__name__}: {error}); wanted the file that a run wrote. "
-            "Choose another --output_dir, or remove it: all recordings are then made again."
-        ) from None
-
-
-def _has(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256_file(path) == digest

@@ -13,7 +13,10 @@ from sparse_ulm.conventions import Frames
 from sparse_ulm.errors import RecordingError, UserError
 
 N_KEPT = 2
-"""Filtered windows that are remembered: blocks that look into their neighbours filter each window once."""
+"""Filtered windows that are remembered, of all recordings together: blocks that look into their neighbours filter each
+window once, and recordings that are done hold no memory."""
+
+_kept: OrderedDict[tuple["FilteredFrames", int], Frames] = OrderedDict()
 
 
 def filtered(acquisition: Acquisition, clutter: ClutterFilter) -> Acquisition:
@@ -36,7 +39,6 @@ class FilteredFrames:
         self.acquisition, self.clutter = acquisition, clutter
         n_windows = max(1, round(acquisition.n_frames / clutter.window_frames))
         self.bounds = np.linspace(0, acquisition.n_frames, n_windows + 1).astype(int).tolist()
-        self._kept: OrderedDict[int, Frames] = OrderedDict()
 
     def __call__(self, start: int, stop: int) -> Frames:
         """Read, filter, cut.
@@ -52,12 +54,13 @@ class FilteredFrames:
         return np.concatenate(parts, axis=3)
 
     def _window(self, index: int) -> Frames:
-        if index not in self._kept:
-            self._kept[index] = self._filter(self.bounds[index], self.bounds[index + 1])
-            if len(self._kept) > N_KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(index)
-        return self._kept[index]
+        key = (self, index)
+        if key not in _kept:
+            _kept[key] = self._filter(self.bounds[index], self.bounds[index + 1])
+            if len(_kept) > N_KEPT:
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        return _kept[key]
 
     def _filter(self, first: int, last: int) -> Frames:
         source, overlap = self.acquisition, self.clutter.overlap_frames
