@@ -103,6 +103,9 @@ class RecordingsEvaluator(SparseEvaluator):
     Its data are `RecordingBlocks` with `keep_going`, one block per batch or more.
     """
 
+    store: BlockStore
+    """Of the recording at hand, set by `run`."""
+
     def __init__(
         self,
         *args: Any,
@@ -124,7 +127,6 @@ class RecordingsEvaluator(SparseEvaluator):
         """
         super().__init__(*args, **kwargs)
         self.writer, self.output_dir, self.resume, self.force = writer, output_dir, resume, force
-        self.store: BlockStore | None = None
         self.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
@@ -149,7 +151,6 @@ class RecordingsEvaluator(SparseEvaluator):
 
     def _keep(self, engine: Engine) -> None:
         state: Any = engine.state
-        assert self.store is not None
         for item, sample in zip(state.batch, state.output, strict=True):
             self.store.save(item["core"][0], self.writer.result_of(sample[Keys.PRED], item))
 
