@@ -138,6 +138,12 @@ def test_the_only_recording_s_own_error_is_raised_and_nothing_is_left(folder: Pa
     assert not (folder / "out").exists()
 
 
+def test_the_summary_stays_where_all_failed(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"3 of 3 recordings failed \(a: .*summary\.csv lists all"):
+        run(folder, Sums(factor=-1))
+    assert statuses(folder) == {"a": "failed", "b": "failed", "c": "failed"}
+
+
 def test_wrong_weights_end_the_run_at_once(folder: Path) -> None:
     method = Sums()
     method.stop_at, method.error = ("a", 0), WeightsError("weights do not fit")
@@ -206,3 +212,4 @@ def test_a_manifest_of_others_is_refused(folder: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"manifest\.json is no manifest of ours"):
         run(folder, Sums())
     assert (folder / "out" / "manifest.json").read_text() == text
+    assert [path.name for path in (folder / "out").iterdir()] == ["manifest.json"]

@@ -96,7 +96,11 @@ class Run:
         paths = {name: value for name, value in self.settings.items() if isinstance(value, Path)}
         files = {name: sha256_file(path) if path.is_file() else None for name, path in paths.items()}
         self._made_from = [__version__, json.dumps([values, files], sort_keys=True)]
-        self.entries = read_manifest(self.output_dir / MANIFEST)
+        try:
+            self.entries = read_manifest(self.output_dir / MANIFEST)
+        except UserError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,7 +110,10 @@ class Run:
         (unfinished / LOCK).unlink(missing_ok=True)
         if not any(unfinished.iterdir()):
             unfinished.rmdir()
-            if not self.was_there and all(entry.status != DONE for entry in self.entries.values()):
+            statuses = {entry.status for entry in self.entries.values()}
+            # The error of an only recording says all; that of several sends the user to the summary.
+            is_told = self.n_recordings > 1 and FAILED in statuses
+            if not (self.was_there or is_told or DONE in statuses):
                 shutil.rmtree(self.output_dir)
 
     def wanted(self, by_recording: dict[str, list[BlockItem]]) -> list[tuple[Acquisition, list[int]]]:
@@ -182,8 +189,9 @@ class Run:
         if self.n_recordings == 1:
             raise next(iter(self.failures.values()))
         told = "; ".join(f"{name}: {self.entries[name].error}" for name in self.failures)
+        others = ", the others are done" if len(self.failures) < self.n_recordings else ""
         raise UserError(
-            f"{len(self.failures)} of {self.n_recordings} recordings failed, the others are done ({told}). "
+            f"{len(self.failures)} of {self.n_recordings} recordings failed{others} ({told}). "
             f"{self.output_dir / SUMMARY} lists all. Mend these and run again: what is done is kept."
         )
 
