@@ -35,8 +35,12 @@ demo: $(VENV)/.installed
 	@echo "Bubbles, tracks, maps, pictures: demo_output/simulated_0000; scores: demo_output/metrics.json"
 	@echo "The map network's: demo_output/trajectory_map"
 
+# One process per core, at most four, each with one thread; tests that wait for a run of their own leave no core idle.
+N_TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(N_TEST_PROCESSES) --dist worksteal
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m slow
@@ -46,7 +50,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python bundle/verify.py
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The training of all shipped weights: kernels, recordings, then one network after the other. About three hours on 2 cores.
 VESSELS ?= ../shared/data/vessels

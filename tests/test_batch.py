@@ -2,7 +2,9 @@
 
 import csv
 import json
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,34 @@ def test_a_stopped_run_goes_on_and_ends_the_same(folder: Path, tmp_path_factory:
     run(folder, Sums(), resume=False)
     assert outputs(folder) == stopped
     assert len(stopped) == 3
+
+
+class Dies(Sums):
+    """Killed with no chance to tidy up, while it writes its outputs or when it moves them to their place."""
+
+    def __init__(self, *, while_moving: bool) -> None:
+        super().__init__()
+        self.while_moving = while_moving
+
+    def write(self, folder: Path, acquisition: Acquisition, results: Iterator[BlockResult], *, started: float) -> None:
+        super().write(folder, acquisition, results, started=started)
+        if self.while_moving:
+            os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("while_moving", [True, False])
+def test_what_a_killed_run_was_writing_is_removed_by_the_next(folder: Path, while_moving: bool) -> None:
+    (
+        child := multiprocessing.get_context("fork").Process(target=run, args=(folder, Dies(while_moving=while_moving)))
+    ).start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert not list((folder / "out").glob("*/*.txt"))
+    run(folder, Sums())
+    assert {p.name for p in (folder / "out").iterdir()} == {"a", "b", "c", "manifest.json", "summary.csv"}
+    assert {p.name for p in (folder / "out" / "a").iterdir()} == {"a.txt", "provenance.json"}
 
 
 def test_a_bad_recording_stops_nobody(folder: Path) -> None:

@@ -93,7 +93,7 @@ def _run_one(
         blocks.select(name, missing)
         if missing:
             compute(store)
-        with whole_folder(run.output_dir / name) as folder:
+        with whole_folder(run.output_dir / name, temporary_in=run.output_dir / UNFINISHED) as folder:
             writer.write(folder, acquisition, store.results(starts), started=started)
             outputs = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
     except Exception as error:  # one recording must not stop the others, whatever is wrong with it

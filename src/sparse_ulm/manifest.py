@@ -92,6 +92,7 @@ class Run:
                 f"another run is writing to {self.output_dir}; wanted a folder of its own for each. Wait for it, or "
                 "choose another --output_dir."
             ) from None
+        self._remove_litter()
         values = {name: to_json(value) for name, value in self.settings.items() if not isinstance(value, Path)}
         paths = {name: value for name, value in self.settings.items() if isinstance(value, Path)}
         files = {name: sha256_file(path) if path.is_file() else None for name, path in paths.items()}
@@ -115,6 +116,14 @@ class Run:
             is_told = self.n_recordings > 1 and FAILED in statuses
             if not (self.was_there or is_told or DONE in statuses):
                 shutil.rmtree(self.output_dir)
+
+    def _remove_litter(self) -> None:
+        """Remove what a killed run was writing."""
+        for path in (*self.output_dir.glob(".*.partial*"), *(self.output_dir / UNFINISHED).glob(".*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def wanted(self, by_recording: dict[str, list[BlockItem]]) -> list[tuple[Acquisition, list[int]]]:
         """List the recordings that are not done, with the first frames of their blocks.

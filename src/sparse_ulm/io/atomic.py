@@ -36,23 +36,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, *, temporary_in: Path | None = None) -> Iterator[Path]:
     """Give a hidden folder to write to; its files move to `folder` once all of them are there.
 
     On an error nothing appears in `folder`. Files of the same names are replaced, others there stay.
 
     Args:
         folder: Where the files go; made if absent.
+        temporary_in: Folder of the hidden one, on the same disk; the parent of `folder` if left out. A process that is
+            killed leaves it there, under a name with a dot in front.
 
     Yields:
-        The folder to write to, in the same parent.
+        The folder to write to.
 
     Raises:
         UserError: If the folder cannot be made or written to.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        parent = temporary_in or folder.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.") as temporary:
             yield Path(temporary)
             folder.mkdir(exist_ok=True)
             for file in sorted(Path(temporary).iterdir()):
