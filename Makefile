@@ -108,7 +108,7 @@ KINDS := --training side_lobe_share=0.3 psf_table_share=0.45 --train_tables $(WO
 OURS := gaussian_kalman gaussian_kalman:smooth_span=1
 # What others wait for, then long ones, so that no core waits at the end; what waits is last, as make comes back to it last.
 SCORES := domain_shift localisation_calibration ablation_2d acquisition_time sparsification dense_memory concentration \
-	calibration track_smoothing training_memory localisation cramer_rao
+	phase_study calibration track_smoothing training_memory localisation cramer_rao
 COSTS := inference_block training_step threads engines
 
 benchmark: $(VENV)/.physics
@@ -183,6 +183,9 @@ $(RESULTS)/cramer_rao.json: $(RESULTS)/localisation_calibration.json
 
 $(RESULTS)/track_smoothing.json:
 	$(PY) benchmarks/track_smoothing.py --work $(WORK) --vessels $(GRAPHS) --n_recordings 2 --json $@
+
+$(RESULTS)/phase_study.json:
+	$(PY) benchmarks/phase_study.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(UNSEEN) --spatial_dims 2 --json $@
 
 $(RESULTS)/inference_block.json:
 	$(BIN)/python benchmarks/inference_block.py --threads 1 --json $@
