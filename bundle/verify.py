@@ -27,8 +27,8 @@ from config_traps import find_loose_ends, find_traps, keys_of
 REQUIRED_FILES = ("LICENSE", "configs/metadata.json", "configs/inference.yaml", "configs/train.yaml",
                   "configs/logging.conf", "docs/README.md", "models/model.pt")  # fmt: skip
 SCHEMA_NAME = "meta_schema_20240725.json"
-MAY_DIFFER = {"dataset_dir", "output_dir", "initialize", "run", "imports", "max_kept_sites"}
-"""Top-level keys that train.yaml and inference.yaml both have for themselves; the last one is a budget."""
+MAY_DIFFER = {"dataset_dir", "output_dir", "initialize", "run", "imports", "max_kept_sites", "max_sites"}
+"""Top-level keys that train.yaml and inference.yaml both have for themselves; the last two are budgets."""
 
 PREPROCESSING_OWN = {"sparse_ulm.transforms.LoadTruthd", "sparse_ulm.transforms.LoadIqBlockd"}
 ENTRY_POINTS = {

@@ -10,6 +10,7 @@ import torch
 from sparse_ulm.acquisition import Geometry
 from sparse_ulm.errors import UserError
 from sparse_ulm.psf import FWHM_PER_SIGMA, correlate, demodulate, estimate_psf, gaussian_psf, load_psf, measure_carrier
+from sparse_ulm.site_correlation import correlate_at
 
 GEOMETRY = Geometry.from_voxel_size(
     (5.0e-5, 6.0e-5, 4.0e-5), (0.0, 0.0, 0.0), frame_rate_hz=500.0, transmit_frequency_hz=15e6, sound_speed_m_s=1540.0
@@ -64,6 +65,20 @@ def test_correlation_is_one_on_the_psf_itself_whatever_gain_and_phase() -> None:
     assert abs(complex(c[centre])) == pytest.approx(1.0, abs=1e-4)
     assert math.atan2(c[centre].imag, c[centre].real) == pytest.approx(1.0, abs=1e-3)
     assert float(c.abs().max()) <= 1.0 + 1e-4
+
+
+def test_correlation_at_sites_is_the_dense_one_there() -> None:
+    generator = torch.Generator().manual_seed(1)
+    iq = torch.randn(7, 6, 8, 3, generator=generator, dtype=torch.complex64)
+    iq[:4, :, :, 1] = 0.0
+    every = torch.ones(7, 6, 8, 3).nonzero().int()
+    for sizes in ((3, 5, 3), (1, 1, 7), (7, 3, 1)):
+        psf = torch.randn(*sizes, generator=generator, dtype=torch.complex64)
+        found = correlate_at(iq, psf, every)
+        torch.testing.assert_close(found, correlate(iq, psf).flatten(), atol=2e-6, rtol=1e-5)
+        some = every[::13].contiguous()
+        assert torch.equal(correlate_at(iq, psf, some), found[::13])
+    assert len(correlate_at(iq, psf, every[:0])) == 0
 
 
 def test_empty_windows_correlate_to_zero() -> None:

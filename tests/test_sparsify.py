@@ -114,19 +114,23 @@ def test_features_by_hand() -> None:
     c = torch.zeros_like(iq)
     iq[1, 2, 3, 4], c[1, 2, 3, 4] = 6.0j, 0.6 - 0.8j
     coords = torch.tensor([[1, 2, 3, 4], [0, 0, 0, 0]], dtype=torch.int32)
-    found = site_features(iq, c, coords, noise_rms=2.0, features="magnitude_and_complex")
+    found = site_features(iq, c[coords.long().unbind(1)], coords, noise_rms=2.0, features="magnitude_and_complex")
     expected = torch.tensor([[math.log(4.0) / 4, 1.0, 0.6, -0.8], [0.0, 0.0, 0.0, 0.0]])
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(site_features(iq, c, coords, noise_rms=2.0, features="complex"), expected[:, 2:])
+    torch.testing.assert_close(
+        site_features(iq, c[coords.long().unbind(1)], coords, noise_rms=2.0, features="complex"), expected[:, 2:]
+    )
 
 
 def test_features_do_not_depend_on_gain(noise: torch.Tensor) -> None:
     coords = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], dtype=torch.int32)
-    one = site_features(noise, noise, coords, noise_rms=3.0, features="magnitude_and_complex")
-    other = site_features(7 * noise, noise, coords, noise_rms=21.0, features="magnitude_and_complex")
+    one = site_features(noise, noise[coords.long().unbind(1)], coords, noise_rms=3.0, features="magnitude_and_complex")
+    other = site_features(
+        7 * noise, noise[coords.long().unbind(1)], coords, noise_rms=21.0, features="magnitude_and_complex"
+    )
     torch.testing.assert_close(one, other)
 
 
 def test_unknown_features_are_refused(noise: torch.Tensor) -> None:
     with pytest.raises(UserError, match="magnitude_and_complex"):
-        site_features(noise, noise, torch.zeros(1, 4, dtype=torch.int32), noise_rms=1.0, features="all")
+        site_features(noise, noise[0, 0, 0, :1], torch.zeros(1, 4, dtype=torch.int32), noise_rms=1.0, features="all")

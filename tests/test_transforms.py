@@ -78,6 +78,17 @@ def test_the_bubble_and_little_else_is_kept(folder: Path) -> None:
     assert likeness > 0.95
 
 
+@pytest.mark.parametrize("rule", ["iq_over_noise", "correlation_power", "all"])
+def test_correlating_at_sites_alone_gives_the_same_tensor(folder: Path, rule: str) -> None:
+    block = LoadIqBlockd("image")(RecordingBlocks(folder, block_frames=16)[0])
+    step = ToSparseTensord(**TO_SPARSE | {"rule": rule})
+    options = {"psf": "geometry", "fwhm_wavelengths": (1.7, 1.7, 1.4)}
+    dense, sites = (step(CorrelateWithPsfd("image", **options, at=at)(block)) for at in ("voxels", "sites"))
+    assert torch.equal(sites["image"].coords, dense["image"].coords)
+    torch.testing.assert_close(sites["image"].feats, dense["image"].feats, atol=2e-6, rtol=1e-5)
+    assert sites.keys() == dense.keys()
+
+
 def test_the_learned_rule_keeps_what_its_network_takes_for_likely(folder: Path) -> None:
     # A network by hand: blocks that change nothing, and a logit of 100 (log magnitude - 0.5).
     net = CandidateNet(spatial_dims=3)

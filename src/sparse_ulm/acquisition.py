@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,3 +183,24 @@ def block_ranges(n_frames: int, block_frames: int) -> list[tuple[int, int]]:
     if block_frames < 1:
         raise RecordingError(f"block_frames is {block_frames}; wanted at least 1. Set it in the config.")
     return [(start, min(start + block_frames, n_frames)) for start in range(0, n_frames, block_frames)]
+
+
+BYTES_PER_SAMPLE = 8
+"""complex64."""
+
+LEAST_RUN_FRAMES = 5
+"""Below it noise cannot be told by differences of frames (`sparsify.measure_noise_rms`)."""
+
+
+def memory_runs(start: int, stop: int, *, n_bytes: float | int, shape: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """Divide frames into runs of about equal length whose samples take no more memory than this, or few frames.
+
+    >>> memory_runs(100, 228, n_bytes=1e9, shape=(128, 128, 128))
+    [(100, 143), (143, 186), (186, 228)]
+    """
+    x, y, z = shape
+    most = max(LEAST_RUN_FRAMES, int(n_bytes // (BYTES_PER_SAMPLE * x * y * z)))
+    n_frames = stop - start
+    n_runs = max(1, -(-n_frames // most))
+    bounds = [start + -(-i * n_frames // n_runs) for i in range(n_runs + 1)]
+    return list(pairwise(bounds))

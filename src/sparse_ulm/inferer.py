@@ -12,6 +12,7 @@ from sparse_ulm.networks.localisation import OFFSET, LocalisationOutput
 from sparse_ulm.networks.trajectory_map import TrajectoryMapOutput, probability_of
 from sparse_ulm.sparse import SparseTensor
 from sparse_ulm.sparse.keys import keys_to_coords, site_keys
+from sparse_ulm.tiles import answer_in_tiles
 
 VIEW_COLUMNS = ((), (X_COLUMN,), (Y_COLUMN,), (X_COLUMN, Y_COLUMN))
 """Columns that each view mirrors; the same again backwards in time. Training mirrors along the same ones."""
@@ -27,16 +28,21 @@ class SparseInferer(Inferer):
         n_views: Mirrored copies of each sparse block whose answers are averaged: 1 for the block alone, 2 with the
             one mirrored along x, 4 along x and y, 8 also backwards in time. Time grows with it, memory does not. Our
             choice: the probe and a bubble's way are symmetric, the network only nearly.
+        max_tile_sites: Sites that a network sees at once: larger blocks are answered in tiles
+            (`tiles.answer_in_tiles`), by networks that say what they look at. None for all sites.
 
     Raises:
-        UserError: If `n_views` is none of these.
+        UserError: If `n_views` is none of these, or `max_tile_sites` is not positive.
     """
 
-    def __init__(self, n_views: int = 1) -> None:
-        """Keep the number of views."""
+    def __init__(self, n_views: int = 1, *, max_tile_sites: int | None = None) -> None:
+        """Keep the number of views and the size of tiles."""
         super().__init__()
         if n_views not in (1, 2, 4, 8):
             raise UserError(f"n_views is {n_views}; wanted 1, 2, 4 or 8.")
+        if max_tile_sites is not None and not max_tile_sites > 0:
+            raise UserError(f"max_tile_sites is {max_tile_sites}; wanted a positive number, or null for all at once.")
+        self.max_tile_sites = max_tile_sites
         self.views = [(*columns, *extra) for extra in ((), (TIME_COLUMN,)) for columns in VIEW_COLUMNS][:n_views]
 
     def __call__(
@@ -48,12 +54,20 @@ class SparseInferer(Inferer):
         """
         if isinstance(inputs, SparseTensor) and len(inputs) == 0 and not getattr(network, "training", False):
             return TrajectoryMapOutput((), None)
-        if len(self.views) == 1 or not isinstance(inputs, SparseTensor):
+        if not isinstance(inputs, SparseTensor):
             return network(inputs, *args, **kwargs)
-        answers = [network(mirror(inputs, view), *args, **kwargs) for view in self.views]
+        if len(self.views) == 1:
+            return self._ask(inputs, network)
+        answers: list[Any] = [self._ask(mirror(inputs, view), network) for view in self.views]
         if isinstance(answers[0], LocalisationOutput):
             return mean_localisation([a.sites for a in answers], self.views)
         return TrajectoryMapOutput((), mean_map([mirror(a.final, v) for a, v in zip(answers, self.views, strict=True)]))
+
+    def _ask(self, x: SparseTensor, network: Any) -> TrajectoryMapOutput | LocalisationOutput:
+        reach = getattr(network, "reach", None)
+        if self.max_tile_sites is None or reach is None:
+            return network(x)
+        return answer_in_tiles(x, network, max_sites=self.max_tile_sites, reach=reach, multiple=network.site_multiple)
 
 
 def mirror(x: SparseTensor, columns: tuple[int, ...]) -> SparseTensor:

@@ -4,6 +4,7 @@ Measured block by block they would differ from cut to cut, and the same bubble w
 happens to begin.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,12 +33,15 @@ class RecordingLevels:
     peak: float
 
 
-def measure_levels(acquisition: Acquisition, *, noise_measure: str) -> RecordingLevels:
+def measure_levels(
+    acquisition: Acquisition, *, noise_measure: str, runs: Sequence[tuple[int, int]] | None = None
+) -> RecordingLevels:
     """Measure carrier, noise and peak from runs of frames spread over a recording.
 
     Args:
-        acquisition: The recording; only the runs are read.
+        acquisition: The recording; only the runs are read, one at a time.
         noise_measure: "faintest" or "differences" (`sparsify.measure_noise_rms`).
+        runs: First and last frames (exclusive) of runs that are taken in place of the spread ones.
 
     Returns:
         Mean carrier over the runs (as phasors), median noise, largest magnitude.
@@ -47,7 +51,7 @@ def measure_levels(acquisition: Acquisition, *, noise_measure: str) -> Recording
         UserError: If `noise_measure` is unknown.
     """
     carriers, noises, peaks = [], [], []
-    for start, stop in _runs(acquisition.n_frames):
+    for start, stop in runs or _runs(acquisition.n_frames):
         run = torch.from_numpy(np.ascontiguousarray(acquisition.frames(start, stop)))
         carriers.append(np.exp(1j * measure_carrier(run).numpy()))
         noises.append(measure_noise_rms(run, noise_measure=noise_measure))

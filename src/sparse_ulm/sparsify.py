@@ -7,7 +7,7 @@ kept sites and lost bubbles for every rule here; docs/decisions/0002-keep-by-sig
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Complex64, Float, Int32
 from torch import Tensor
 
 from sparse_ulm.conventions import IqBlock
@@ -113,13 +113,18 @@ def keep_top_k(block: IqBlock, *, k: int) -> KeptMask:
 
 
 def site_features(
-    iq: IqBlock, correlation: IqBlock, coords: Int32[Tensor, "sites xyzt=4"], *, noise_rms: float, features: str
+    iq: IqBlock,
+    correlation: Complex64[Tensor, " sites"],
+    coords: Int32[Tensor, "sites xyzt=4"],
+    *,
+    noise_rms: float,
+    features: str,
 ) -> Float[Tensor, "sites channels"]:
     """Describe each kept voxel to the network.
 
     Args:
         iq: Demodulated IQ, complex64 (x, y, z, t).
-        correlation: Its normalised PSF correlation c, same shape.
+        correlation: Its normalised PSF correlation c at the kept voxels.
         coords: Kept voxels.
         noise_rms: Scale of `iq`, so that the features do not depend on the recording's gain.
         features: "complex" is the method's own pair (Re c, Im c); "magnitude_and_complex" puts
@@ -134,19 +139,21 @@ def site_features(
     """
     if features not in N_FEATURES:
         raise UserError(f"features is {features!r}; wanted one of {sorted(N_FEATURES)}.")
-    x, y, z, t = coords.long().unbind(1)
-    c = correlation[x, y, z, t]
-    pair = torch.stack([c.real, c.imag], dim=1)
+    pair = torch.stack([correlation.real, correlation.imag], dim=1)
     if features == "complex":
         return pair
-    amplitude = iq[x, y, z, t].abs()
+    amplitude = iq[coords.long().unbind(1)].abs()
     scale = noise_rms if noise_rms > 0 else float(amplitude.max()) / 100.0 if len(amplitude) else 1.0
-    return torch.cat([torch.log1p(amplitude / scale)[:, None] / 4.0, c.abs()[:, None], pair], dim=1)
+    return torch.cat([torch.log1p(amplitude / scale)[:, None] / 4.0, correlation.abs()[:, None], pair], dim=1)
+
+
+USES_IQ_ALONE = "iq_over_noise"
+"""The rule that asks for no correlation."""
 
 
 def select_sites(
     iq: IqBlock,
-    correlation: IqBlock,
+    correlation: IqBlock | None,
     *,
     rule: str,
     noise_factor: float,
@@ -162,22 +169,24 @@ def select_sites(
     (`networks.candidate.keep_candidates`), which `transforms.ToSparseTensord` asks in place of this function.
 
     Raises:
-        UserError: If `rule` is unknown.
+        UserError: If `rule` is unknown, or `correlation` is None and the rule not `USES_IQ_ALONE`.
     """
-    if rule == "iq_over_noise":
+    if rule == "all":
+        return torch.ones_like(iq, dtype=torch.bool)
+    if rule == USES_IQ_ALONE:
         mask = keep_by_noise(iq, noise_factor=noise_factor, noise_rms=noise_rms, floor_db=floor_db, peak=peak)
-    elif rule == "correlation_over_noise":
+    elif rule == "correlation_over_noise" and correlation is not None:
         noise = measure_noise_rms(correlation)
         mask = keep_by_noise(correlation, noise_factor=noise_factor, noise_rms=noise, floor_db=floor_db)
-    elif rule == "correlation_power":
+    elif rule == "correlation_power" and correlation is not None:
         mask = keep_by_correlation(correlation, threshold=correlation_threshold)
-    elif rule == "top_k":
+    elif rule == "top_k" and correlation is not None:
         return keep_top_k(correlation, k=max_sites)
-    elif rule == "all":
-        return torch.ones_like(iq, dtype=torch.bool)
     else:
+        without = " without a correlation" if correlation is None else ""
         raise UserError(
-            f"rule is {rule!r}; wanted iq_over_noise, correlation_over_noise, correlation_power, top_k, learned or all."
+            f"rule is {rule!r}{without}; wanted iq_over_noise, correlation_over_noise, correlation_power, top_k, "
+            "learned or all."
         )
     return within_budget(mask, iq, max_sites=max_sites)
 

@@ -1,8 +1,9 @@
 """MONAI dictionary transforms: thin wrappers that turn a block of a recording into a sparse tensor and its truth."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +20,18 @@ from sparse_ulm.io import open_recording
 from sparse_ulm.mapping.truth_map import trajectory_sites
 from sparse_ulm.networks.candidate import CandidateNet, keep_candidates, load_candidate_net
 from sparse_ulm.recording_levels import RecordingLevels, measure_levels
+from sparse_ulm.site_correlation import correlate_at
 from sparse_ulm.sparse import SparseTensor
 from sparse_ulm.sparse.engines import resolve_engine
-from sparse_ulm.sparsify import N_FEATURES, KeptMask, measure_noise_rms, select_sites, site_features, within_budget
+from sparse_ulm.sparsify import (
+    N_FEATURES,
+    USES_IQ_ALONE,
+    KeptMask,
+    measure_noise_rms,
+    select_sites,
+    site_features,
+    within_budget,
+)
 
 Data = dict[Hashable, Any]
 
@@ -50,9 +60,7 @@ class LoadIqBlockd(MapTransform):
         """Read the block of every key."""
         d = dict(data)
         for key in self.key_iterator(d):
-            source = d[key]
-            given = isinstance(source, Acquisition)
-            acquisition = source if given else filtered(open_recording(source, **self.geometry), self.clutter)
+            acquisition = self.acquisition_of(d[key])
             if acquisition.spatial_dims == 2 and self.spatial_dims == 3:
                 raise UserError(
                     f"{acquisition.path.name} is a 2D recording {acquisition.shape}, the network is 3D. "
@@ -71,6 +79,12 @@ class LoadIqBlockd(MapTransform):
             d.update(start=start, shape=acquisition.shape[:3], path=str(acquisition.path))
             d.pop("stop", None)
         return d
+
+    def acquisition_of(self, source: Acquisition | str | Path) -> Acquisition:
+        """Open a recording that is given as a path."""
+        if isinstance(source, Acquisition):
+            return source
+        return filtered(open_recording(source, **self.geometry), self.clutter)
 
 
 class MeasureRecordingd(MapTransform):
@@ -104,12 +118,19 @@ class CorrelateWithPsfd(MapTransform):
         keys: The block.
         psf: "geometry" (Gaussian of `fwhm_wavelengths`), "estimate" (the block's own isolated bubbles) or a path.
         fwhm_wavelengths: Envelope widths along x, y and z for "geometry", and the window for "estimate".
+        at: "voxels", or "sites": adds `psf_kernel` instead, and `ToSparseTensord` correlates where it keeps a site.
     """
 
-    def __init__(self, keys: KeysCollection, psf: str, fwhm_wavelengths: Sequence[float]) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        psf: str,
+        fwhm_wavelengths: Sequence[float],
+        at: Literal["voxels", "sites"] = "voxels",
+    ) -> None:
         """Keep the settings."""
         super().__init__(keys)
-        self.psf = psf
+        self.psf, self.at = psf, at
         x, y, z = fwhm_wavelengths
         self.fwhm_wavelengths = (float(x), float(y), float(z))
 
@@ -123,7 +144,11 @@ class CorrelateWithPsfd(MapTransform):
             levels: RecordingLevels | None = d.get("levels")
             carrier = psf_module.measure_carrier(d[key]) if levels is None else torch.tensor(levels.carrier_rad)
             d[key] = psf_module.demodulate(d[key], carrier)
-            d["correlation"] = psf_module.correlate(d[key], self._kernel(d[key], d))
+            kernel = self._kernel(d[key], d)
+            if self.at == "sites":
+                d["psf_kernel"] = kernel
+            else:
+                d["correlation"] = psf_module.correlate(d[key], kernel)
         return d
 
     def _kernel(self, iq: torch.Tensor, d: Data) -> torch.Tensor:
@@ -141,7 +166,8 @@ class CorrelateWithPsfd(MapTransform):
 class ToSparseTensord(MapTransform):
     """Keep the voxels where a bubble may be and make the network's sparse tensor of them.
 
-    Drops `correlation` and adds `noise_rms`.
+    Drops `correlation` or `psf_kernel` and adds `noise_rms`. With `share_of_sites` in the item the budget is that share
+    of `max_sites`.
 
     Args:
         keys: The demodulated block.
@@ -206,38 +232,47 @@ class ToSparseTensord(MapTransform):
         """Make the sparse tensor of every key, batch size 1."""
         d = dict(data)
         for key in self.key_iterator(d):
-            iq, correlation = d[key], d.pop("correlation")
+            iq, kernel, correlation = d[key], d.pop("psf_kernel", None), d.pop("correlation", None)
+            if correlation is None and self.selection["rule"] != USES_IQ_ALONE:
+                correlation = psf_module.correlate(iq, kernel)
             levels: RecordingLevels | None = d.get("levels")
             noise_rms = levels.noise_rms if levels else measure_noise_rms(iq, noise_measure=self.noise_measure)
             d["noise_rms"] = noise_rms
-            kept = self._keep(iq, correlation, noise_rms, levels.peak if levels else None)
+            max_sites = math.ceil(self.selection["max_sites"] * d.pop("share_of_sites", 1.0))
+            kept = self._keep(iq, correlation, noise_rms, levels.peak if levels else None, max_sites)
             coords = torch.nonzero(kept).int().contiguous()
-            feats = site_features(iq, correlation, coords, noise_rms=noise_rms, features=self.features)
+            c = correlate_at(iq, kernel, coords) if correlation is None else correlation[coords.long().unbind(1)]
+            feats = site_features(iq, c, coords, noise_rms=noise_rms, features=self.features)
             spatial_range = (
                 1,
                 *(size + -size % multiple for size, multiple in zip(iq.shape, self.site_multiple, strict=True)),
             )
             batched = torch.nn.functional.pad(coords, (1, 0))
-            d[key] = self._make(SparseTensor(batched, feats, spatial_range=spatial_range, engine=self.engine))
+            d[key] = for_engine(SparseTensor(batched, feats, spatial_range=spatial_range, engine=self.engine))
         return d
 
-    def _keep(self, iq: torch.Tensor, correlation: torch.Tensor, noise_rms: float, peak: float | None) -> KeptMask:
-        if self.selection["rule"] != "learned":
-            return select_sites(iq, correlation, **self.selection, noise_rms=noise_rms, peak=peak)
+    def _keep(
+        self, iq: torch.Tensor, correlation: torch.Tensor | None, noise_rms: float, peak: float | None, max_sites: int
+    ) -> KeptMask:
+        if self.selection["rule"] != "learned" or correlation is None:
+            selection = self.selection | {"max_sites": max_sites}
+            return select_sites(iq, correlation, **selection, noise_rms=noise_rms, peak=peak)
         if self._candidate_net is None:
             spatial_dims = 2 if iq.shape[1] == 1 else 3
             self._candidate_net = load_candidate_net(self.candidate_weights or "", spatial_dims=spatial_dims)
         mask = keep_candidates(
             self._candidate_net, iq, correlation, noise_rms=noise_rms, threshold=self.candidate_threshold
         )
-        return within_budget(mask, iq, max_sites=self.selection["max_sites"])
+        return within_budget(mask, iq, max_sites=max_sites)
 
-    def _make(self, sparse: SparseTensor) -> Any:
-        if self.engine != "torchsparse":
-            return sparse
-        from sparse_ulm.sparse.engines.torchsparse_engine import to_torchsparse
 
-        return to_torchsparse(sparse)
+def for_engine(sparse: SparseTensor) -> Any:
+    """Give the kind of tensor that belongs to its engine: TorchSparse's own, or ours as it is."""
+    if sparse.engine != "torchsparse":
+        return sparse
+    from sparse_ulm.sparse.engines.torchsparse_engine import to_torchsparse
+
+    return to_torchsparse(sparse)
 
 
 class LoadTruthd(MapTransform):

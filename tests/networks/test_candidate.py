@@ -93,7 +93,7 @@ def test_a_few_steps_teach_it_where_the_bright_voxels_are() -> None:
 def test_features_are_those_of_kept_sites() -> None:
     iq, c = (torch.randn(3, 4, 5, 6, dtype=torch.complex64) for _ in range(2))
     coords = torch.tensor([[0, 1, 2, 3], [2, 3, 4, 5]], dtype=torch.int32)
-    wanted = site_features(iq, c, coords, noise_rms=0.5, features="magnitude_and_complex")
+    wanted = site_features(iq, c[coords.long().unbind(1)], coords, noise_rms=0.5, features="magnitude_and_complex")
     dense = candidate_features(iq, c, noise_rms=0.5)
     torch.testing.assert_close(dense[:, *coords.long().unbind(1)].T, wanted)
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from sparse_ulm.acquisition import Acquisition, Geometry, block_ranges
+from sparse_ulm.acquisition import Acquisition, Geometry, block_ranges, memory_runs
 from sparse_ulm.classical.detection import find_bubbles
 from sparse_ulm.classical.kalman import scanner_deviation_m
 from sparse_ulm.classical.linking import Linker
@@ -29,18 +29,23 @@ class Recorded:
         block_frames: Frames that are read together.
         noise_measure: How the noise is measured (`sparsify.measure_noise_rms`).
         psf_fwhm_wavelengths: Full widths at half maximum of the PSF's envelope along x, y and z.
+        max_run_megabytes: Of samples that are looked at together, complex64: a larger block is divided into runs of
+            frames, each with the noise of its own.
     """
 
     block_frames: int
     noise_measure: str
     psf_fwhm_wavelengths: tuple[float, float, float]
+    max_run_megabytes: float | int = 256
 
     def __post_init__(self) -> None:
         """Refuse widths that no PSF has.
 
         Raises:
-            UserError: If a width is not positive.
+            UserError: If a width or the size of a run is not positive.
         """
+        if not self.max_run_megabytes > 0:
+            raise UserError(f"max_run_megabytes is {self.max_run_megabytes}; wanted a positive number. Correct it.")
         if not all(width > 0 for width in self.psf_fwhm_wavelengths):
             raise UserError(f"psf_fwhm_wavelengths is {self.psf_fwhm_wavelengths}; wanted positive widths. Correct it.")
 
@@ -83,14 +88,8 @@ def process(acquisition: Acquisition, preset: Preset, recorded: Recorded) -> Res
         UserError: If a setting is impossible or frames cannot be read.
     """
     ranges = block_ranges(acquisition.n_frames, recorded.block_frames)
-    return link(
-        acquisition,
-        (
-            localise_block(acquisition.frames(start, stop), acquisition.geometry, preset, recorded, start=start)
-            for start, stop in ranges
-        ),
-        preset,
-    )
+    parts = (localise_frames(acquisition, preset, recorded, start=start, stop=stop) for start, stop in ranges)
+    return link(acquisition, parts, preset)
 
 
 def link(acquisition: Acquisition, parts: Iterable[Localisations], preset: Preset) -> Result:
@@ -111,6 +110,17 @@ def link(acquisition: Acquisition, parts: Iterable[Localisations], preset: Prese
     localisations = join(found)
     tracks = smooth_tracks(linker, localisations, preset)
     return Result(localisations, tracks, TrackMap.of(tracks, acquisition.geometry, acquisition.shape[:3]))
+
+
+def localise_frames(
+    acquisition: Acquisition, preset: Preset, recorded: Recorded, *, start: int, stop: int
+) -> Localisations:
+    """Localise the bubbles of the frames `start` to `stop` - 1 of a recording, as many at a time as memory allows."""
+    runs = memory_runs(start, stop, n_bytes=1e6 * recorded.max_run_megabytes, shape=acquisition.shape[:3])
+    return join(
+        localise_block(acquisition.frames(first, last), acquisition.geometry, preset, recorded, start=first)
+        for first, last in runs
+    )
 
 
 def localise_block(

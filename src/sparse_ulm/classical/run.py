@@ -12,7 +12,7 @@ from sparse_ulm.batch import run_recordings
 from sparse_ulm.block_store import BlockResult, BlockStore
 from sparse_ulm.blocks import RecordingBlocks
 from sparse_ulm.classical.outputs import Outputs, check_linking, write_linked
-from sparse_ulm.classical.pipeline import Recorded, localise_block
+from sparse_ulm.classical.pipeline import Recorded, localise_frames
 from sparse_ulm.classical.presets import find_preset
 
 
@@ -95,8 +95,7 @@ class _Classical:
 
     def result_of(self, acquisition: Acquisition, start: int, stop: int) -> BlockResult:
         """Localise the bubbles of one block."""
-        frames = acquisition.frames(start, stop)
-        return vars(localise_block(frames, acquisition.geometry, self.preset, self.recorded, start=start))
+        return vars(localise_frames(acquisition, self.preset, self.recorded, start=start, stop=stop))
 
     def write(self, folder: Path, acquisition: Acquisition, results: Iterator[BlockResult], *, started: float) -> None:
         """Link and write."""

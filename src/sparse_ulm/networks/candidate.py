@@ -97,7 +97,9 @@ class CandidateNet(nn.Module):
 def candidate_features(iq: IqBlock, correlation: IqBlock, *, noise_rms: float) -> Float[Tensor, "c x y z t"]:
     """Describe every voxel of a block to the network, as kept ones are described to the sparse network."""
     every = torch.ones(iq.shape, dtype=torch.bool).nonzero().int()
-    feats = site_features(iq, correlation, every, noise_rms=noise_rms, features="magnitude_and_complex")
+    feats = site_features(
+        iq, correlation[every.long().unbind(1)], every, noise_rms=noise_rms, features="magnitude_and_complex"
+    )
     return feats.T.reshape(N_CHANNELS, *iq.shape)
 
 

@@ -124,7 +124,14 @@ class LocalisationNet(nn.Module):
     def temporal_reach(self) -> int:
         """Frames before and behind that an answer depends on; a block with as much context cannot differ by its cut."""
         near, far = self.temporal_taps
-        return 4 * (near // 2) + 5 * (far // 2)
+        return 4 * (near // 2) + 5 * (far // 2) + (self.phase == "steps")
+
+    @property
+    def reach(self) -> tuple[int, int, int, int]:
+        """Voxels along x, y and z, and frames, on either side that an answer depends on (`tiles.Reach`)."""
+        # Kernels of 3: 4 at stride 1, 3 at stride 2 and 2 at stride 4.
+        space = 4 + 3 * 2 + 2 * 4 + (self.phase == "steps")
+        return space, space if self.spatial_dims == 3 else 0, space, self.temporal_reach
 
     def forward(self, x: SparseTensor) -> LocalisationOutput:
         """Answer for a sparse batch whose range is a multiple of `site_multiple`."""

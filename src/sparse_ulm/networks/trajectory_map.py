@@ -184,6 +184,14 @@ class TrajectoryMapNet(nn.Module):
         x, y, z = (factor**N_REFINEMENTS for factor in self.refinement)
         return x, y, z
 
+    @property
+    def reach(self) -> tuple[int, int, int, None]:
+        """Voxels along x, y and z on either side that the final map depends on; all frames do (`tiles.Reach`)."""
+        # Kernels of 3 on the input's grid: 2 at stride 1, 3 at stride 2, 2 at stride 4, and 3 once time is pooled; on
+        # the grids refined by 2, 4 and 8, and at the heads that prune them: 1.5, 0.75 and 0.375.
+        space = 2 + 3 * 2 + 2 * 4 + 3 + 3
+        return space, space if self.spatial_dims == 3 else 0, space, None
+
     def set_phase(self, phase: int) -> None:
         """Run only the heads 0 ... `phase`; at `N_REFINEMENTS` the whole network, which is the default."""
         if not 0 <= phase <= N_REFINEMENTS:
