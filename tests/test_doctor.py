@@ -53,7 +53,7 @@ def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["machine"]["threads"] == torch.get_num_threads()
     assert 0 < record["self_test"]["errors"]["native on cpu"] < self_test.TOLERANCE
     assert record["speed"]["ms"]["torch"] > 0
-    assert record["weights"]["weights"] == {"model.pt": "ok", "model_2d.pt": "ok"}
+    assert record["weights"]["weights"] == {"model.pt": "ok", "model_2d.pt": "ok", "localisation.pt": "ok"}
 
 
 @pytest.mark.parametrize("kernel", ["compiled", "torch"])
@@ -133,7 +133,7 @@ def test_broken_and_missing_weights_are_problems(capsys: pytest.CaptureFixture[s
     assert status == 1
     assert "do not fit the network" in out
     assert "model_2d.pt do not exist" in out
-    assert out.count("git checkout models") == 2
+    assert out.count("git checkout models") == 3
 
 
 def test_without_a_bundle_no_weights_are_tried(

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from sparse_ulm import __version__
 from sparse_ulm.checkpoint import load_weights
 from sparse_ulm.errors import UserError
+from sparse_ulm.networks.localisation import LocalisationNet
 from sparse_ulm.networks.trajectory_map import TrajectoryMapNet
 from sparse_ulm.provenance import describe_machine, package_versions
 from sparse_ulm.self_test import TOLERANCE, convolution_error, layer_ms
@@ -30,8 +31,12 @@ from sparse_ulm.sparse.engines import ENGINES, torchsparse_failure
 from sparse_ulm.sparse.engines.kernels import KERNELS, VARIABLE, chosen_kernel, use_kernel
 
 SPEED_SITES, SPEED_CHANNELS = 20_000, 16
-WEIGHTS = {"model.pt": 3, "model_2d.pt": 2}
-"""Shipped files and the `spatial_dims` of their networks; widths are `TrajectoryMapNet`'s defaults."""
+WEIGHTS: dict[str, tuple[type[TrajectoryMapNet | LocalisationNet], int]] = {
+    "model.pt": (TrajectoryMapNet, 3),
+    "model_2d.pt": (TrajectoryMapNet, 2),
+    "localisation.pt": (LocalisationNet, 3),
+}
+"""Shipped files, and the kind and `spatial_dims` of their networks; widths are the classes' defaults."""
 
 REPORT = "Send this output to the maintainers"
 
@@ -176,14 +181,14 @@ def check_weights(root: Path | None) -> Finding:
         note = "no bundle found here, so no weights were tried; run from the bundle root, or pass --bundle_root."
         return Finding("no bundle root", {"weights": {}}, notes=[note])
     states, problems = {}, []
-    for name, dims in WEIGHTS.items():
+    for name, (network, dims) in WEIGHTS.items():
         try:
-            load_weights(TrajectoryMapNet(spatial_dims=dims, engine="native"), root / "models" / name)
+            load_weights(network(spatial_dims=dims, engine="native"), root / "models" / name)
             states[name] = "ok"
         except UserError as error:
             states[name] = "BROKEN"
             problems.append(f"{error} Or take the shipped file again: git checkout models, or unpack the bundle anew.")
-    line = ", ".join(f"{name} {state} ({WEIGHTS[name]}D)" for name, state in states.items())
+    line = ", ".join(f"{name} {state} ({WEIGHTS[name][1]}D)" for name, state in states.items())
     return Finding(f"{line} in {root / 'models'}", {"weights": states, "bundle_root": str(root)}, problems)
 
 

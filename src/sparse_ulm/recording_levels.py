@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sparse_ulm.acquisition import Acquisition
+from sparse_ulm.acquisition import Acquisition, memory_runs
 from sparse_ulm.psf import measure_carrier
 from sparse_ulm.sparsify import measure_noise_rms
 
 N_RUNS, RUN_FRAMES = 8, 16
 """Runs of frames that are looked at, spread evenly, and their length: as many frames as one block has."""
+
+MOST_RUN_BYTES = 256e6
+"""Of samples in a run, where a recording is so short that runs cover it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def measure_levels(
         UserError: If `noise_measure` is unknown.
     """
     carriers, noises, peaks = [], [], []
-    for start, stop in runs or _runs(acquisition.n_frames):
+    for start, stop in runs or _runs(acquisition):
         run = torch.from_numpy(np.ascontiguousarray(acquisition.frames(start, stop)))
         carriers.append(np.exp(1j * measure_carrier(run).numpy()))
         noises.append(measure_noise_rms(run, noise_measure=noise_measure))
@@ -60,15 +63,10 @@ def measure_levels(
     return RecordingLevels((float(x), float(y), float(z)), float(np.median(noises)), max(peaks))
 
 
-def _runs(n_frames: int) -> list[tuple[int, int]]:
-    """First and last frames (exclusive) of the runs; the whole recording where it is no longer than they are.
-
-    >>> _runs(100)
-    [(0, 100)]
-    >>> _runs(1000)[:2], _runs(1000)[-1]
-    ([(0, 16), (140, 156)], (984, 1000))
-    """
+def _runs(acquisition: Acquisition) -> list[tuple[int, int]]:
+    """First and last frames (exclusive) of the runs; they cover a recording that is no longer than they are."""
+    n_frames = acquisition.n_frames
     if n_frames <= N_RUNS * RUN_FRAMES:
-        return [(0, n_frames)]
+        return memory_runs(0, n_frames, n_bytes=MOST_RUN_BYTES, shape=acquisition.shape[:3])
     starts = np.linspace(0, n_frames - RUN_FRAMES, N_RUNS).astype(int).tolist()
     return [(start, start + RUN_FRAMES) for start in starts]
