@@ -13,7 +13,7 @@ import torch
 from sparse_ulm.errors import UserError
 
 
-def start_ranks(*, backend: str, timeout_minutes: float) -> None:
+def start_ranks(*, backend: str, timeout_minutes: float | int) -> None:
     """Join the processes that torchrun started; a process that it did not start stays alone.
 
     All but rank 0 stop to log what is no warning: they would say the same.

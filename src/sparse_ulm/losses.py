@@ -118,7 +118,9 @@ def tolerant_dice_loss(
     row, found = find_keys(sites, site_keys((truth[:, None] + shift + step).reshape(-1, 5), extent))
     near = torch.zeros_like(probability)
     near[row[found]] = 1.0
-    best = (probability[row] * found).reshape(len(truth), len(offsets)).amax(dim=1)
+    # A block without a site has no probability to look up, though its truth asks for some.
+    looked_up = torch.cat([probability, probability.new_zeros(1)])
+    best = (looked_up[row] * found).reshape(len(truth), len(offsets)).amax(dim=1)
     n_true = probability.new_tensor(len(truth))
     sums = torch.stack([(probability * near).sum(), probability.sum(), best.sum(), n_true])
     near_total, total, found_total, n_true = ranks.add_up(sums)

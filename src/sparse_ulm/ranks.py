@@ -139,7 +139,7 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise RanksError(
             f"another of the {n_ranks()} processes ended, or did not answer in time ({reason}); wanted all to work "
             "together. It says why itself; run again: what is done is kept."
