@@ -1,4 +1,4 @@
-"""Joining the processes that torchrun started, by ignite.distributed; what configs/multi_gpu_train.yaml calls."""
+"""Joining the processes that torchrun started, by ignite.distributed; what the overlays of configs/ call."""
 
 import logging
 import os
