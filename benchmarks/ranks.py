@@ -79,10 +79,14 @@ def time_in_turns(args: argparse.Namespace) -> list[dict[str, Any]]:
                         seconds[method][n].append(found)
                 same[method] &= all(one == outputs[0] for one in outputs)
     return [
-        {"method": method, "same_bits": same[method]}
-        | {key: {n: statistics.median(one[key] for one in rows) for n, rows in by_ranks.items()} for key in ("work_s", "whole_s")}
+        {"method": method, "same_bits": same[method], **{key: medians(by_ranks, key) for key in ("work_s", "whole_s")}}
         for method, by_ranks in seconds.items()
-    ]  # fmt: skip
+    ]
+
+
+def medians(by_ranks: dict[int, list[dict[str, float]]], key: str) -> dict[int, float]:
+    """Give the median over rounds of one kind of seconds, per number of ranks."""
+    return {n: statistics.median(one[key] for one in rows) for n, rows in by_ranks.items()}
 
 
 def time_table(results: list[dict[str, Any]], n_ranks: list[int]) -> Table:
