@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from sparse_ulm.errors import find_user_error
+
 PATIENCE_S = 400.0
 
 
@@ -65,7 +67,7 @@ def _one(
         result = work(*arguments)
     except Exception as error:
         traceback.print_exc()
-        result = error
+        result = find_user_error(error) or error  # MONAI wraps it, and a cause does not travel
     file.with_suffix(".partial").write_bytes(pickle.dumps(result))
     file.with_suffix(".partial").rename(file)
     sys.stdout.flush()

@@ -141,7 +141,7 @@ def die_after(n_blocks: int, folder: Path, weights: Path) -> None:
 def test_a_killed_rank_ends_the_others_and_the_run_goes_on(folder: Path, weights: Path) -> None:
     first, second = on_ranks(2, die_after, 2, folder, weights, join=False)
     assert second == -signal.SIGKILL
-    assert isinstance(first, RuntimeError | RanksError)
+    assert isinstance(first, RanksError)
     assert len(list((folder / "out/.unfinished/first").glob("*.npz"))) == 4 + 2
     answer(folder, "out", weights, MAP)
     answer(folder, "one", weights, MAP)
@@ -204,7 +204,7 @@ def _train_on_rank(simulated: Path, output_dir: Path, options: dict[str, Any]) -
 def test_more_processes_than_validation_blocks_are_refused(simulated: Path, tmp_path: Path) -> None:
     found = on_ranks(3, _train_on_rank, simulated, tmp_path / "out", {"n_epochs": 1, "batch_blocks": 1}, join=False)
     for error in found:
-        assert isinstance(error, UserError | RuntimeError)
+        assert isinstance(error, UserError)
         assert "3 processes share 2 blocks" in str(error)
     assert not (tmp_path / "out").exists()
 
