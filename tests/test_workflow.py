@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sparse_ulm import workflow
-from sparse_ulm.errors import RecordingError, UserError
+from sparse_ulm.errors import RanksError, RecordingError, UserError
 from sparse_ulm.workflow import (
     check_overrides,
     find_user_error,
