@@ -42,7 +42,7 @@ ENTRY_POINTS = {
     "evaluator",
     "val_interval",
 }
-OVERLAYS = {"dense_train.yaml": "train.yaml"}
+OVERLAYS = {"dense_train.yaml": "train.yaml", "distributed_inference.yaml": "inference.yaml"}
 """Configs that lie over another one; multi_gpu_X.yaml over X.yaml by its name."""
 
 MAX_FILE_BYTES = 25 * 2**20
@@ -77,9 +77,11 @@ def verify(root: Path, *, schema: Path | None = None) -> list[str]:
 
 
 def load(root: Path, name: str) -> dict[str, Any]:
-    """Parse configs/NAME, an overlay over what it lies on."""
-    config = yaml.safe_load((root / "configs" / name).read_text(encoding="utf-8"))
-    return below(root, name) | config
+    """Parse configs/NAME, an overlay over what it lies on, as MONAI merges them."""
+    base = OVERLAYS.get(name, name.removeprefix("multi_gpu_"))
+    if base == name:
+        return yaml.safe_load((root / "configs" / name).read_text(encoding="utf-8"))
+    return config_parser().load_config_files([str(root / "configs" / part) for part in (base, name)])
 
 
 def below(root: Path, name: str) -> dict[str, Any]:
@@ -132,6 +134,15 @@ def full_name(name: str) -> str:
     """Give the dotted path of a `_target_`, which MONAI looks up in its own modules when it has no dot."""
     module = monai_components().get_component_module_name(name)
     return name if module is None else f"{module[0] if isinstance(module, list) else module}.{name}"
+
+
+def config_parser() -> Any:
+    """Import MONAI's parser of configs, without what it warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.bundle import ConfigParser
+
+        return ConfigParser
 
 
 @cache

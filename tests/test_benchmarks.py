@@ -313,3 +313,32 @@ def test_peak_memory_is_the_childs_own() -> None:
     run = machine.run_measured([sys.executable, "-I", "-S", "-c", "x = b'1' * (50 << 20)"])
     assert 50 << 20 < run.peak_bytes < len(ballast)
     assert run.cpu_s <= run.wall_s * 1.5
+
+
+def test_ranks_are_timed_in_turns_and_compared_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ranks as benchmark
+
+    calls: list[tuple[str, int]] = []
+
+    def run(data: Path, output: Path, method: str, n_ranks: int, block_frames: int) -> dict[str, float]:
+        calls.append((method, n_ranks))
+        (output / "rec").mkdir(parents=True)
+        (output / "rec" / "provenance.json").write_text(str(len(calls)))  # tells the time: may differ
+        (output / "rec" / "map").write_text("a" if method == "classical" else str(n_ranks))
+        return {"work_s": 30.0 / n_ranks, "whole_s": 10.0 + 30.0 / n_ranks}
+
+    monkeypatch.setattr(benchmark, "run", run)
+    monkeypatch.setattr(benchmark, "simulate", lambda *_: None)
+    file = tmp_path / "ranks.json"
+    options = "--ranks 1 3 --rounds 1 --methods classical localisation --json"
+    benchmark.main([*options.split(), str(file)])
+    assert calls == [("classical", 1), ("classical", 3), ("localisation", 1), ("localisation", 3)] * 2
+    kept = json.loads(file.read_text())["tables"]["ranks"]
+    assert kept["header"] == [
+        "method", "work, 1 processes, s", "work, 3 processes, s", "1 over 3", "command, 1 processes, s",
+        "command, 3 processes, s", "1 over 3", "same bits",
+    ]  # fmt: skip
+    assert kept["rows"] == [
+        ["classical", "30.0", "10.0", "3.00", "40.0", "20.0", "2.00", "yes"],
+        ["localisation", "30.0", "10.0", "3.00", "40.0", "20.0", "2.00", "NO"],
+    ]

@@ -146,6 +146,42 @@ def test_order_and_draws_follow_from_seed_and_epoch():
     assert [start for start, _ in epoch_of(loader(shuffle_seed=4), 1)] != [start for start, _ in first]
 
 
+def on_rank(monkeypatch, number, n_ranks):
+    monkeypatch.setattr("sparse_ulm.ranks.rank", lambda: number)
+    monkeypatch.setattr("sparse_ulm.ranks.n_ranks", lambda: n_ranks)
+
+
+@pytest.mark.parametrize(("n_blocks", "n_ranks"), [(12, 3), (11, 3), (2, 5)])
+def test_ranks_take_together_what_one_process_would(monkeypatch, n_blocks, n_ranks):
+    alone = BlockLoader(CachedBlocks([{}] * n_blocks, lambda item: item), batch_blocks=2 * n_ranks, shuffle_seed=4)
+    alone.set_epoch(2)
+    wanted = [sorted(batch) for batch in alone.batch_sampler]
+    shares = []
+    for number in range(n_ranks):
+        on_rank(monkeypatch, number, n_ranks)
+        loader = BlockLoader(
+            CachedBlocks([{}] * n_blocks, lambda item: item), batch_blocks=2, shuffle_seed=4, over_ranks=True
+        )
+        loader.set_epoch(2)
+        shares.append(list(loader.batch_sampler))
+        assert len(shares[-1]) == len(loader)
+    assert len({tuple(map(len, share)) for share in shares}) == 1  # every rank takes as many steps, of as many blocks
+    found = [sorted(index for share in shares for index in share[step]) for step in range(len(shares[0]))]
+    assert [set(batch) for batch in found] == [set(batch) for batch in wanted]
+    assert found[:-1] == wanted[:-1]
+    assert (found == wanted) == (n_blocks % n_ranks == 0)
+
+
+def test_in_order_each_block_is_on_one_rank(monkeypatch):
+    found = []
+    for number in range(3):
+        on_rank(monkeypatch, number, 3)
+        loader = BlockLoader(CachedBlocks([{}] * 7, lambda item: item), batch_blocks=2, over_ranks=True)
+        found += [index for batch in loader.batch_sampler for index in batch]
+        assert list(BlockLoader(CachedBlocks([{}] * 7, len), batch_blocks=7).sampler) == list(range(7))
+    assert sorted(found) == list(range(7))
+
+
 def test_without_a_seed_blocks_come_in_order():
     assert [start for start, _ in epoch_of(loader(), 5)] == list(range(7))
 

@@ -72,6 +72,7 @@ def test_time_and_memory(record):
     assert 2.0 <= (finished - started).total_seconds() <= 30.0
     assert started.utcoffset().total_seconds() == 0
     assert record["threads"] == torch.get_num_threads()
+    assert record["processes"] == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the reference is Linux's own high-water mark")

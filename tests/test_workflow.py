@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sparse_ulm import workflow
-from sparse_ulm.errors import RecordingError, UserError
+from sparse_ulm.errors import RanksError, RecordingError, UserError
 from sparse_ulm.workflow import (
     check_overrides,
     find_user_error,
@@ -99,6 +99,19 @@ def test_a_mistake_is_printed_in_one_line_and_a_bug_with_its_traceback(capsys):
     assert capsys.readouterr().err == "error: two lines here\n"
     one_line_errors(RuntimeError, RuntimeError("a bug"), None)
     assert "RuntimeError: a bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "error", "waits"), [
+    ("0", UserError("no"), False), ("1", UserError("no"), True), ("0", RanksError("gone"), True),
+])  # fmt: skip
+def test_of_several_processes_the_first_that_knows_speaks_first(monkeypatch, capsys, number, error, waits):
+    slept = []
+    monkeypatch.setattr(workflow.time, "sleep", slept.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", number)
+    one_line_errors(type(error), error, None)
+    assert capsys.readouterr().err == f"error: {'rank 1: ' if number == '1' else ''}{error}\n"
+    assert slept == ([workflow.PATIENCE_S] if waits else [])
 
 
 def test_a_command_with_an_unknown_option_stops(config, monkeypatch):

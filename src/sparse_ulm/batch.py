@@ -1,22 +1,25 @@
 """A run over many recordings: what is done is kept, what fails does not stop the others, what was stopped goes on.
 
 `OUTPUT_DIR/manifest.json` says of every recording how far it is, and what its results follow from; `summary.csv` is the
-same for people. Results of single blocks wait in `OUTPUT_DIR/.unfinished/NAME/` until their recording is whole.
+same for people. Results of single blocks wait in `OUTPUT_DIR/.unfinished/NAME/` until their recording is whole. Several
+processes divide the blocks among them (`shared_blocks`).
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from sparse_ulm import ranks
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.block_store import BlockResult, BlockStore
 from sparse_ulm.blocks import RecordingBlocks, refuse_same_names
-from sparse_ulm.errors import RecordingError, WeightsError, find_user_error
+from sparse_ulm.errors import RanksError, RecordingError, WeightsError, find_user_error
 from sparse_ulm.io.atomic import whole_folder
 from sparse_ulm.manifest import DONE, FAILED, UNFINISHED, Entry, Run
 from sparse_ulm.provenance import sha256_file
+from sparse_ulm.shared_blocks import Compute, Order, compute_together, follow, leading
 
 
 @runtime_checkable
@@ -37,7 +40,7 @@ class Writer(Protocol):
 def run_recordings(
     blocks: RecordingBlocks,
     writer: Writer,
-    compute: Callable[[BlockStore], None],
+    compute: Compute,
     *,
     output_dir: str | Path,
     resume: bool = True,
@@ -54,15 +57,27 @@ def run_recordings(
         force: Replace results of other settings, which are refused otherwise.
 
     Returns:
-        The folders of all recordings.
+        The folders of all recordings; none on a rank that only computes for rank 0.
 
     Raises:
         UserError: If there is no recording, another run writes there, results of other settings lie there, or
-            recordings failed: the error of the only one, or a list.
+            recordings failed: the error of the only one, or a list. Rank 0 alone raises it.
+        RanksError: If another process of this run is gone.
     """
+    if ranks.rank() > 0:
+        follow(blocks, compute)
+        return []
+    with leading():
+        return _lead(blocks, writer, compute, Path(output_dir), resume=resume, force=force)
+
+
+def _lead(
+    blocks: RecordingBlocks, writer: Writer, compute: Compute, output_dir: Path, *, resume: bool, force: bool
+) -> list[Path]:
+    """Run as the only process, or the first of several."""
     blocks.require()
     refuse_same_names(blocks, output_dir)
-    with Run(Path(output_dir), writer.settings, resume=resume, force=force) as run:
+    with Run(output_dir, writer.settings, resume=resume, force=force) as run:
         for path, error in blocks.unreadable:
             run.failed(path.name, Entry(str(path), FAILED), error)
         for acquisition, starts in run.wanted(blocks.by_recording()):
@@ -78,7 +93,7 @@ def _run_one(
     starts: list[int],
     blocks: RecordingBlocks,
     writer: Writer,
-    compute: Callable[[BlockStore], None],
+    compute: Compute,
 ) -> None:
     """Compute a recording's missing blocks and write its outputs, or note why not."""
     name, started = acquisition.name, time.monotonic()
@@ -90,9 +105,8 @@ def _run_one(
             store.remove()
         run.note(name, entry)
         missing = store.missing(starts)
-        blocks.select(name, missing)
         if missing:
-            compute(store)
+            compute_together(Order(name, store.folder, store.fingerprint, missing), store, blocks, compute)
         with whole_folder(run.output_dir / name, temporary_in=run.output_dir / UNFINISHED) as folder:
             writer.write(folder, acquisition, store.results(starts), started=started)
             outputs = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
@@ -100,7 +114,7 @@ def _run_one(
         mistake = find_user_error(error)
         if store.is_empty or isinstance(mistake, RecordingError):
             store.remove()  # a recording that was mended is another one
-        if isinstance(mistake, WeightsError):
+        if isinstance(mistake, WeightsError | RanksError):
             raise  # no other recording would fare better
         run.failed(name, replace(entry, seconds=time.monotonic() - started), error)
     else:

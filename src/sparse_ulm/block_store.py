@@ -22,12 +22,16 @@ class BlockStore:
     Args:
         folder: Where the files lie.
         fingerprint: Of all that results follow from. Files of another one are removed.
+        take_over: Whether to tidy up what an earlier run has left. One process does it before others join it in the
+            folder, whose files at hand would go.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, *, take_over: bool = True) -> None:
         """Take over what is there, or start anew; the folder is made with its first file."""
         self.folder, self.fingerprint = folder, fingerprint
         kept = folder / FINGERPRINT
+        if not take_over:
+            return
         if folder.is_dir() and not (kept.is_file() and kept.read_text(encoding="utf-8") == fingerprint):
             shutil.rmtree(folder)
         for partial in folder.glob(".*.partial*"):
@@ -60,6 +64,11 @@ class BlockStore:
     def missing(self, starts: Iterable[int]) -> list[int]:
         """List the blocks without a sound result; every file is read, as a disk may have lost the end of one."""
         return [start for start in starts if self.load(start) is None]
+
+    def unseen(self, starts: Iterable[int]) -> list[int]:
+        """List the blocks without a file; listing the folder makes NFS look again, which opening a file does not."""
+        names = {path.name for path in self.folder.glob("*.npz")}
+        return [start for start in starts if self._path(start).name not in names]
 
     def results(self, starts: Iterable[int]) -> Iterator[BlockResult]:
         """Give the results in this order, one at a time.

@@ -44,7 +44,15 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         WeightsError: If there are other things than tensors.
     """
-    checkpoint = read_checkpoint(path)
+    return tensors_of(read_checkpoint(path), path)
+
+
+def tensors_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
+    """Take the tensors of the network out of a checkpoint that was read from `path`.
+
+    Raises:
+        WeightsError: If there are other things than tensors.
+    """
     weights = checkpoint.get("model", checkpoint)
     if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
         raise WeightsError(f"weights {path} hold other things than tensors; wanted a checkpoint of train.yaml.")
@@ -57,7 +65,15 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
     Raises:
         WeightsError: If a tensor is missing, left over or of another size.
     """
-    weights = read_weights(path)
+    fit_weights(network, read_weights(path), path)
+
+
+def fit_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Load tensors that were read from `path`, all or nothing.
+
+    Raises:
+        WeightsError: If a tensor is missing, left over or of another size.
+    """
     own = network.state_dict()
     missing = sorted(own.keys() - weights.keys())
     extra = sorted(weights.keys() - own.keys())

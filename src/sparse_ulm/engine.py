@@ -9,11 +9,13 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
+from sparse_ulm import ranks
 from sparse_ulm.batch import run_recordings
 from sparse_ulm.batching import split_output
 from sparse_ulm.block_store import BlockStore
 from sparse_ulm.errors import UserError
 from sparse_ulm.map_writer import MapWriter
+from sparse_ulm.shared_training import average_gradients, start_together
 from sparse_ulm.sparse import stored_as
 from sparse_ulm.sparse.threads import lend_threads
 from sparse_ulm.track_writer import TrackWriter
@@ -56,7 +58,10 @@ class _LendThreads:
 
 
 class SparseTrainer(_LendThreads, _SparseDecollate, SupervisedTrainer):
-    """MONAI's supervised trainer for sparse batches; tells its loader the epoch, where that wants to know."""
+    """MONAI's supervised trainer for sparse batches; tells its loader the epoch, where that wants to know.
+
+    Several ranks take the same steps, each from blocks of its own (`shared_training`).
+    """
 
     def __init__(self, *args: Any, stored_activations: str = "float32", **kwargs: Any) -> None:
         """Make MONAI's trainer.
@@ -85,7 +90,14 @@ class SparseTrainer(_LendThreads, _SparseDecollate, SupervisedTrainer):
     def run(self) -> None:  # type: ignore[override]
         """Train; refuse an empty data set first."""
         require_blocks(self.data_loader)
+        start_together(self.network)
         super().run()
+
+    def fire_event(self, event_name: Any) -> None:
+        """Average gradients over ranks before a handler sees them, such as one that bounds them."""
+        if event_name == IterationEvents.BACKWARD_COMPLETED:
+            average_gradients(self.network.parameters())
+        super().fire_event(event_name)
 
 
 class SparseEvaluator(_LendThreads, _SparseDecollate, SupervisedEvaluator):
@@ -164,8 +176,13 @@ def require_blocks(loader: Any) -> None:
     data = getattr(loader.dataset, "data", None)
     if data is not None and hasattr(data, "require"):
         data.require()
-    if len(loader) == 0:
+    if len(loader.dataset) == 0:
         raise UserError("the data set holds no block; wanted at least one. Check the dataset folder.")
+    if getattr(loader, "over_ranks", False) and len(loader.dataset) < ranks.n_ranks():
+        raise UserError(
+            f"{ranks.n_ranks()} processes share {len(loader.dataset)} blocks; wanted at least one for each. Lower "
+            "--nproc_per_node, or put more recordings into the dataset folder."
+        )
 
 
 def prepare_batch(

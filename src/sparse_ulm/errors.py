@@ -13,6 +13,10 @@ class WeightsError(UserError):
     """Network weights that are missing or do not fit the configured network."""
 
 
+class RanksError(UserError):
+    """Another process of the same run is gone, or does not answer."""
+
+
 def find_user_error(error: BaseException | None) -> UserError | None:
     """Find the user's mistake in a chain of exceptions; MONAI wraps errors of configs once per reference."""
     while error is not None:

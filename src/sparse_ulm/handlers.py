@@ -4,15 +4,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys as Keys
 
-from sparse_ulm.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from sparse_ulm import ranks
+from sparse_ulm.checkpoint import fit_weights, load_weights, read_checkpoint, tensors_of, write_checkpoint
 from sparse_ulm.errors import WeightsError
 from sparse_ulm.losses import MultiScaleDiceLoss
 from sparse_ulm.metrics import overlap_counts, scores_from_counts
@@ -64,7 +66,8 @@ class Checkpoints:
     """Keep `last.pt` after every epoch, `model.pt` whenever the validation figure improves, and resume from `last.pt`.
 
     MONAI's CheckpointSaver forgets the best figure when training resumes, so that the first epoch after it overwrites
-    a better model; this one stores it, with the random state, and writes atomically.
+    a better model; this one stores it, with the random state, and writes atomically. Of several ranks the first one
+    reads and writes for all.
 
     Args:
         directory: Where both files go.
@@ -104,10 +107,11 @@ class Checkpoints:
     def load(self, engine: Engine) -> None:
         """Continue from `last.pt` where it exists and `resume` is set."""
         path = self.directory / "last.pt"
-        if not (self.resume and path.exists()):
+        found = read_checkpoint(path) if self.resume and ranks.rank() == 0 and path.exists() else None
+        state = ranks.broadcast(found)
+        if state is None:
             return
-        state = read_checkpoint(path)
-        load_weights(self.parts["model"], path)
+        fit_weights(self.parts["model"], tensors_of(state, path), path)
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
@@ -138,11 +142,15 @@ class Checkpoints:
         figure = self.evaluator.state.metrics.get(self.key_metric, float("nan"))
         if self.evaluator.state.epoch == engine.state.epoch and float(figure) > self.best:
             self.best = float(figure)
-            write_checkpoint(self.directory / "model.pt", {"model": self.parts["model"].state_dict()})
+            self._write("model.pt", {"model": self.parts["model"].state_dict()})
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state.update(epoch=engine.state.epoch, best=self.best, torch_rng=torch.get_rng_state())
-        state["cpu_minutes"] = self.cpu_minutes_before + time.process_time() / 60.0
-        write_checkpoint(self.directory / "last.pt", state)
+        state["cpu_minutes"] = self.cpu_minutes_before + sum(ranks.gather(time.process_time())) / 60.0
+        self._write("last.pt", state)
+
+    def _write(self, name: str, state: dict[str, Any]) -> None:
+        if ranks.rank() == 0:
+            write_checkpoint(self.directory / name, state)
 
 
 class LoadWeights:
@@ -171,7 +179,7 @@ class LazySummaryWriter:
     """TensorBoard writer that makes its file when the first value comes; one serves the trainer and the evaluator.
 
     MONAI's handlers make theirs when the config is parsed, so that a run refused for its data, or a config that is
-    only inspected, left an output folder behind.
+    only inspected, left an output folder behind. Of several ranks the first one alone writes.
 
     Args:
         log_dir: Folder of the event file.
@@ -186,11 +194,17 @@ class LazySummaryWriter:
         """Hand everything to torch's writer, made on first use."""
         if name.startswith("_"):
             raise AttributeError(name)
+        if ranks.rank() > 0:
+            return _write_nothing
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(log_dir=str(self.log_dir))
         return getattr(self._writer, name)
+
+
+def _write_nothing(*_: Any, **__: Any) -> None:
+    """Stand for every method of a writer."""
 
 
 class MapDice(Metric):
@@ -238,8 +252,9 @@ class MapDice(Metric):
         )
 
     def compute(self) -> float:
-        """Return the pooled Dice in [0, 1]."""
-        return scores_from_counts(*self._counts.tolist())["dice"]
+        """Return the pooled Dice in [0, 1], of the blocks of all ranks."""
+        counts = cast(torch.Tensor, idist.all_reduce(self._counts.clone()))
+        return scores_from_counts(*counts.tolist())["dice"]
 
 
 class ProgressLine:
@@ -247,6 +262,7 @@ class ProgressLine:
 
     def attach(self, engine: Engine) -> None:
         """Attach ignite's bar with the loss, where there is one, beside it."""
-        ProgressBar(persist=False, disable=not sys.stderr.isatty()).attach(
+        is_shown = sys.stderr.isatty() and ranks.rank() == 0
+        ProgressBar(persist=False, disable=not is_shown).attach(
             engine, output_transform=lambda output: {"loss": float(output[0]["loss"])} if "loss" in output[0] else {}
         )

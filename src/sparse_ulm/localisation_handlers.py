@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
@@ -107,5 +108,7 @@ class LocalisationScore(Metric):
         self._union += len(found) + len(truth) - n_pairs
 
     def compute(self) -> float:
-        """Return the pooled Jaccard index in [0, 1]; 1 where there was nothing to find and nothing was found."""
-        return self._pairs / self._union if self._union else 1.0
+        """Return the pooled Jaccard index in [0, 1], of all ranks; 1 where nothing was to be found, and nothing was."""
+        counts = idist.all_reduce(torch.tensor([self._pairs, self._union], dtype=torch.float64))
+        pairs, union = cast(torch.Tensor, counts).tolist()
+        return pairs / union if union else 1.0

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from sparse_ulm import ranks
 from sparse_ulm.networks.localisation import (
     LOG_AMPLITUDE,
     LOG_DEVIATION,
@@ -65,15 +66,20 @@ class LocalisationLoss(nn.Module):
         self.offset_weight, self.amplitude_weight = offset_weight, amplitude_weight
 
     def forward(self, output: LocalisationOutput, truth: TruthRows) -> Float[Tensor, ""]:
-        """Return the loss, divided by the number of bubbles that have a site."""
-        sites = output.sites
-        targets = make_targets(sites, truth)
+        """Return the loss, divided by the number of bubbles that have a site, on all ranks together."""
+        targets = make_targets(output.sites, truth)
+        centres = centre_loss(output.sites.feats[:, LOGIT], targets).sum()
+        places = self._place_loss(output.sites, targets, truth)
+        centres, places, n_positive = ranks.add_up(torch.stack([centres, places, targets.is_positive.sum()]))
+        n = n_positive.clamp_min(1.0)
+        return centres / n + places / n
+
+    def _place_loss(self, sites: SparseTensor, targets: Targets, truth: TruthRows) -> Float[Tensor, ""]:
+        """Add up likelihoods of offsets, and errors of amplitudes, over the sites near a bubble."""
         feats = sites.feats
-        n = targets.is_positive.sum().clamp_min(1.0)
-        loss = centre_loss(feats[:, LOGIT], targets).sum() / n
         near = targets.distance2 <= OFFSET_REACH_VOXELS**2
         if not bool(near.any()):
-            return loss + 0.0 * feats.sum()
+            return 0.0 * feats.sum()
         weight = torch.where(targets.is_positive[near] > 0, 1.0, OFF_POSITIVE_WEIGHT)
         bubble = truth[targets.nearest[near]]
         wanted = bubble[:, 1:4].to(feats.dtype) - sites.coords[near, 1:4].to(feats.dtype)
@@ -81,7 +87,7 @@ class LocalisationLoss(nn.Module):
         log_amplitude = torch.log(bubble[:, 5].clamp_min(1e-3)).to(feats.dtype)
         known = torch.isfinite(log_amplitude)
         brightness = (feats[near, LOG_AMPLITUDE] - torch.where(known, log_amplitude, 0.0)).abs() * known
-        return loss + (weight * (self.offset_weight * likelihood + self.amplitude_weight * brightness)).sum() / n
+        return (weight * (self.offset_weight * likelihood + self.amplitude_weight * brightness)).sum()
 
 
 def centre_loss(logit: Float[Tensor, " sites"], targets: Targets) -> Float[Tensor, " sites"]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
+from sparse_ulm import ranks
 from sparse_ulm.networks.trajectory_map import TrajectoryMapOutput
 from sparse_ulm.sparse import SparseTensor
 from sparse_ulm.sparse.keys import find_keys, keys_to_coords, site_keys
@@ -71,7 +72,7 @@ class MultiScaleDiceLoss(nn.Module):
 
 
 def soft_dice_loss(logits: SparseTensor, truth: TruthSites, *, miss_weight: float, smooth: float) -> Float[Tensor, ""]:
-    """Give 1 - (hit + s) / (hit + (1 - w) false + w missed + s) over all sites of the batch.
+    """Give 1 - (hit + s) / (hit + (1 - w) false + w missed + s) over all sites of the batch, on all ranks together.
 
     hit = sum p y, false = sum p (1 - y), missed = |Y| - hit, where Y includes truth that has no site. At w = 1/2 this
     is the soft Dice loss with smoothing 2 s; other weights are the Tversky index (our choice, see
@@ -85,8 +86,9 @@ def soft_dice_loss(logits: SparseTensor, truth: TruthSites, *, miss_weight: floa
     """
     probability = torch.sigmoid(logits.feats[:, 0])
     is_true = is_in(logits.coords, truth, logits.spatial_range).to(probability.dtype)
-    hit = (probability * is_true).sum()
-    false, missed = probability.sum() - hit, len(truth) - hit
+    sums = torch.stack([(probability * is_true).sum(), probability.sum(), probability.new_tensor(len(truth))])
+    hit, total, n_true = ranks.add_up(sums)
+    false, missed = total - hit, n_true - hit
     half = 0.5 * smooth
     return 1.0 - (hit + half) / (hit + (1.0 - miss_weight) * false + miss_weight * missed + half)
 
@@ -94,7 +96,7 @@ def soft_dice_loss(logits: SparseTensor, truth: TruthSites, *, miss_weight: floa
 def tolerant_dice_loss(
     logits: SparseTensor, truth: TruthSites, offsets: Int32[Tensor, "k xyz=3"], *, smooth: float
 ) -> Float[Tensor, ""]:
-    """Give 1 - 2 P R / (P + R), the soft form of the Dice within a distance (`metrics.tolerant_overlap`).
+    """Give 1 - 2 P R / (P + R), the soft form of the Dice within a distance (`metrics.tolerant_overlap`), on all ranks.
 
     P = sum of p over sites that have a true voxel among their offsets, over the sum of p; R = mean over true voxels of
     the largest p among their offsets. Our choice: at an eighth of a voxel the exact Dice punishes a vessel drawn one
@@ -116,9 +118,14 @@ def tolerant_dice_loss(
     row, found = find_keys(sites, site_keys((truth[:, None] + shift + step).reshape(-1, 5), extent))
     near = torch.zeros_like(probability)
     near[row[found]] = 1.0
-    best = (probability[row] * found).reshape(len(truth), len(offsets)).amax(dim=1)
-    precision = ((probability * near).sum() + smooth) / (probability.sum() + smooth)
-    recall = (best.sum() + smooth) / (len(truth) + smooth)
+    # A block without a site has no probability to look up, though its truth asks for some.
+    looked_up = torch.cat([probability, probability.new_zeros(1)])
+    best = (looked_up[row] * found).reshape(len(truth), len(offsets)).amax(dim=1)
+    n_true = probability.new_tensor(len(truth))
+    sums = torch.stack([(probability * near).sum(), probability.sum(), best.sum(), n_true])
+    near_total, total, found_total, n_true = ranks.add_up(sums)
+    precision = (near_total + smooth) / (total + smooth)
+    recall = (found_total + smooth) / (n_true + smooth)
     return 1.0 - 2.0 * precision * recall / (precision + recall)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import torch
 
-from sparse_ulm import __version__
+from sparse_ulm import __version__, ranks
 from sparse_ulm.io.atomic import atomic_path
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "numba", "nibabel", "h5py", "torchsparse")
@@ -71,6 +71,7 @@ def write_provenance(
         "weights": None if weights is None else _describe_file(weights),
         "machine": describe_machine(),
         "threads": torch.get_num_threads(),
+        "processes": ranks.n_ranks(),
         "started_utc": (now - timedelta(seconds=wall_time_s)).isoformat(timespec="seconds"),
         "finished_utc": now.isoformat(timespec="seconds"),
         "wall_time_s": round(wall_time_s, 3),

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,10 +17,14 @@ from types import TracebackType
 
 import yaml
 
-from sparse_ulm.errors import UserError, find_user_error
+from sparse_ulm.errors import RanksError, UserError, find_user_error
+from sparse_ulm.ranks import launched_rank
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's malloc.h."""
+
+PATIENCE_S = 10.0
+"""How long a process waits for torchrun to end it, in place of saying what another one has said."""
 
 RUN_ARGUMENTS = {
     "run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
@@ -71,12 +76,19 @@ def keep_freed_memory() -> bool:
 
 
 def one_line_errors(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Print a user's mistake as one line; anything else as Python does. Python exits with 1 after either."""
-    mistake = find_user_error(error)
+    """Print a user's mistake as one line; anything else as Python does. Python exits with 1 after either.
+
+    Of several processes that fail alike one line is enough: torchrun ends the others as soon as one has ended, and so
+    rank 0 goes first, and a process that only missed another one goes last.
+    """
+    mistake, number = find_user_error(error), launched_rank()
+    if number is not None and (number > 0 or isinstance(mistake, RanksError)):
+        time.sleep(PATIENCE_S)
     if mistake is None:
         sys.__excepthook__(kind, error, traceback)
     else:
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        where = f"rank {number}: " if number else ""
+        print(f"error: {where}{' '.join(str(mistake).split())}", file=sys.stderr, flush=True)
 
 
 def _drop_user_errors(record: logging.LogRecord) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sparse_ulm import ranks
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.batch import run_recordings
 from sparse_ulm.block_store import BlockResult, BlockStore
@@ -68,7 +69,7 @@ def run_folder(
     )
 
     def compute(store: BlockStore) -> None:
-        for item in tqdm(blocks, desc=blocks[0]["image"].name, disable=None):
+        for item in tqdm(blocks, desc=blocks[0]["image"].name, disable=True if ranks.rank() > 0 else None):
             store.save(item["core"][0], method.result_of(item["image"], *item["core"]))
 
     return run_recordings(blocks, method, compute, output_dir=output_dir, resume=resume, force=force)
