@@ -53,6 +53,11 @@ class LoadIqBlockd(MapTransform):
             source = d[key]
             given = isinstance(source, Acquisition)
             acquisition = source if given else filtered(open_recording(source, **self.geometry), self.clutter)
+            if acquisition.content == "envelope":
+                raise UserError(
+                    f"{acquisition.path.name} is a log-compressed envelope; wanted IQ, for the networks use its phase. "
+                    "Run with --method classical, or export beamformed IQ."
+                )
             if acquisition.spatial_dims == 2 and self.spatial_dims == 3:
                 raise UserError(
                     f"{acquisition.path.name} is a 2D recording {acquisition.shape}, the network is 3D. "

@@ -1,5 +1,6 @@
 """The conventional pipeline on a folder of recordings; the function that configs/classical.yaml calls."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from sparse_ulm.classical.outputs import Outputs, check_linking, write_linked
 from sparse_ulm.classical.pipeline import Recorded, localise_block
 from sparse_ulm.classical.presets import find_preset
 from sparse_ulm.io.dicom_tags import DicomTags
+from sparse_ulm.io.log_compression import ENVELOPE_NOTE
 
 
 def run_folder(
@@ -96,7 +98,9 @@ class _Classical:
         self.settings: Mapping[str, Any] = {**self.provenance, **DicomTags.followed(outputs.dicom)}
 
     def check(self, acquisition: Acquisition) -> None:
-        """Refuse impossible settings before work is done."""
+        """Refuse impossible settings before work is done, and say what is assumed of an envelope."""
+        if acquisition.content == "envelope":
+            warnings.warn(f"{acquisition.name}: {ENVELOPE_NOTE}.", stacklevel=2)
         self.outputs.check(acquisition)
         check_linking(acquisition, self.preset)
 
