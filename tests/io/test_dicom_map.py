@@ -1,6 +1,8 @@
 """Maps as DICOM Parametric Maps: each voxel where the NIfTI has it, with its value and unit; no word of a patient."""
 
+import re
 import tracemalloc
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -232,3 +234,14 @@ def test_grids_that_dicom_cannot_hold_are_refused():
     sheared[:3, 0] += 0.01 * sheared[:3, 1]
     with pytest.raises(UserError, match="not at right angles"):
         check_dicom_grid("rec", SHAPE, Geometry(as_rows(sheared), 500.0, 8e6, 1540.0))
+
+
+def test_python_of_the_page_runs(write, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/how-to/dicom.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    write()
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(example, found)
+    assert sorted(found["volume"].spatial_shape) == sorted(SHAPE)
+    assert all(f"`{tag}`" in page for tag in ALLOWED_TAGS)
