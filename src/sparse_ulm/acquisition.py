@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparse_ulm.conventions import METRES_PER_MM, Frames, refined_position
 from sparse_ulm.errors import RecordingError
 
-Content = Literal["iq", "correlation"]
+Content = Literal["iq", "correlation", "envelope"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ class Acquisition:
         path: The file that was opened.
         shape: (x, y, z, t); y is 1 for a 2D recording.
         geometry: Where and when the samples lie.
-        content: "iq" for beamformed IQ, "correlation" for a stored complex PSF correlation map.
+        content: "iq" for beamformed IQ, "correlation" for a stored complex PSF correlation map, "envelope" for
+            amplitudes without phase, which the conventional pipeline alone can use.
         read: (start, stop) -> complex64 (x, y, z, stop - start), given by the reader.
         details: What else the file says, for `validate` and provenance.
     """

@@ -70,4 +70,6 @@ class FilteredFrames:
             kept = filter_clutter(iq, self.clutter, frame_rate_hz=source.geometry.frame_rate_hz)
         except UserError as error:
             raise RecordingError(f"{source.path.name}, frames {begin}:{end}: {error}") from error
-        return kept[..., first - begin : last - begin].numpy()
+        own = kept[..., first - begin : last - begin].numpy()
+        # A bubble brightens an image. What is darker than its mean would come out as bright, in the magnitude.
+        return own.real.clip(min=0.0).astype(own.dtype) if source.content == "envelope" else own

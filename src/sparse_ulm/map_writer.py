@@ -11,6 +11,8 @@ from torch import Tensor
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.block_store import BlockResult
 from sparse_ulm.errors import UserError
+from sparse_ulm.io.dicom_map import BLOCK_DENSITY, check_dicom_grid, save_dicom_maps
+from sparse_ulm.io.dicom_tags import DicomTags
 from sparse_ulm.io.nifti import save_sparse_map
 from sparse_ulm.mapping.accumulate import DensityAccumulator
 from sparse_ulm.mapping.figure import save_projections
@@ -28,9 +30,11 @@ class MapWriter:
         upsampling: Refinement of the network's map per axis.
         provenance: What `provenance.json` repeats: settings of the run.
         weights: File of the weights, hashed into `provenance.json`.
+        dicom: Write `NAME_density.dcm` too.
+        dicom_tags: What it says of patient and study (`dicom_tags.ALLOWED_TAGS`).
 
     Raises:
-        UserError: If the threshold is no probability.
+        UserError: If the threshold is no probability, or a tag is not allowed.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class MapWriter:
         upsampling: tuple[int, int, int] | list[int],
         provenance: dict[str, Any],
         weights: str | Path,
+        dicom: bool = False,
+        dicom_tags: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the settings."""
         if not 0.0 <= threshold < 1.0:
@@ -47,15 +53,19 @@ class MapWriter:
         self.threshold = threshold
         x, y, z = upsampling
         self.upsampling = (int(x), int(y), int(z))
-        self.provenance, self.weights = provenance, Path(weights)
+        self.dicom = DicomTags.of(dicom, dicom_tags)
+        self.provenance, self.weights = provenance | DicomTags.told(self.dicom), Path(weights)
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """All that the maps follow from."""
-        return self.provenance | {"threshold": self.threshold, "weights": self.weights}
+        chosen = {"threshold": self.threshold, "weights": self.weights}
+        return self.provenance | chosen | DicomTags.followed(self.dicom)
 
     def check(self, acquisition: Acquisition) -> None:
-        """Find nothing to refuse: the threshold was looked at before."""
+        """Refuse a map that DICOM cannot hold; the threshold was looked at before."""
+        if self.dicom is not None:
+            check_dicom_grid(acquisition.name, self._shape(acquisition), acquisition.geometry)
 
     def result_of(self, table: Tensor, item: Mapping[str, Any]) -> BlockResult:
         """Take the voxels of one block, and their probabilities, from the network's answer."""
@@ -67,9 +77,8 @@ class MapWriter:
 
     def write(self, folder: Path, acquisition: Acquisition, results: Iterator[BlockResult], *, started: float) -> None:
         """Write one recording's outputs."""
-        x, y, z = (size * factor for size, factor in zip(acquisition.shape[:3], self.upsampling, strict=True))
         name, geometry = acquisition.name, acquisition.geometry.refined(self.upsampling)
-        grid = DensityAccumulator((x, y, z), geometry, threshold=self.threshold)
+        grid = DensityAccumulator(self._shape(acquisition), geometry, threshold=self.threshold)
         for result in results:
             grid.add(result["index"], result["probability"])
         density = grid.density()
@@ -84,6 +93,8 @@ class MapWriter:
             ("probability", grid.probability(), "largest probability"),
         ):
             save_sparse_map(folder / f"{name}_{kind}.nii.gz", found, geometry, description=description)
+        if self.dicom is not None:
+            save_dicom_maps(folder, name, {BLOCK_DENSITY: density}, geometry, self.dicom)
         label = "Microbubble density (blocks per voxel)"
         save_projections(folder / f"{name}_density.png", density, geometry, label=label, title=name)
         write_provenance(
@@ -93,3 +104,8 @@ class MapWriter:
             weights=self.weights,
             started=started,
         )
+
+    def _shape(self, acquisition: Acquisition) -> tuple[int, int, int]:
+        """Give the size of the map."""
+        x, y, z = (size * factor for size, factor in zip(acquisition.shape[:3], self.upsampling, strict=True))
+        return x, y, z

@@ -1,7 +1,7 @@
 """Maps drawn again from files of tracks; the function that configs/redraw.yaml calls."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from sparse_ulm.blocks import with_distinct_names
 from sparse_ulm.classical.smoothing import with_velocity
 from sparse_ulm.errors import UserError
 from sparse_ulm.io.atomic import whole_folder
+from sparse_ulm.io.dicom_tags import DicomTags
 from sparse_ulm.io.registry import find_recordings, open_recordings
 from sparse_ulm.io.track_files import find_tracks, load_tracks
 from sparse_ulm.localisations import Trajectories
@@ -28,6 +29,8 @@ def redraw_folder(
     *,
     maps: str | Sequence[str],
     geometry: dict[str, Any],
+    dicom: bool = False,
+    dicom_tags: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Draw the maps of all recordings from their tracks and write `OUTPUT_DIR/NAME/` for each.
 
@@ -40,6 +43,8 @@ def redraw_folder(
         output_dir: Where the folders go; another one than that of the tracks, for `provenance.json` would be replaced.
         maps: Kinds of maps (`track_map_files.MAPS`); density is always written.
         geometry: Keyword overrides for `io.open_recording`.
+        dicom: Write density and speed as DICOM too.
+        dicom_tags: What they say of patient and study (`dicom_tags.ALLOWED_TAGS`).
 
     Returns:
         The folders written.
@@ -48,7 +53,7 @@ def redraw_folder(
         UserError: If a kind of map is unknown, tracks or a recording are missing or cannot be read, or the maps would
             be written to the folder of the tracks.
     """
-    wanted = require_maps(maps)
+    wanted, tags = require_maps(maps), DicomTags.of(dicom, dicom_tags)
     opened = [one for path in find_recordings(recording) for one in open_recordings(path, **geometry)]
     acquisitions = with_distinct_names(opened)
     if Path(tracks).is_file() and len(acquisitions) > 1:
@@ -64,18 +69,25 @@ def redraw_folder(
                 f"{folder} holds the tracks; its provenance.json would be lost. Choose another --output_dir."
             )
     for acquisition, file, folder in zip(acquisitions, files, folders, strict=True):
-        _redraw(acquisition, file, folder, maps=wanted, geometry=geometry)
+        _redraw(acquisition, file, folder, maps=wanted, geometry=geometry, dicom=tags)
     return folders
 
 
 def _redraw(
-    acquisition: Acquisition, file: Path, folder: Path, *, maps: tuple[str, ...], geometry: dict[str, Any]
+    acquisition: Acquisition,
+    file: Path,
+    folder: Path,
+    *,
+    maps: tuple[str, ...],
+    geometry: dict[str, Any],
+    dicom: DicomTags | None,
 ) -> None:
     """Write the maps of one recording."""
     started, grid = time.monotonic(), acquisition.geometry
     found = _complete(load_tracks(file, grid), grid)
     with whole_folder(folder) as temporary:
-        write_maps(temporary, acquisition.name, TrackMap.of(found, grid, acquisition.shape[:3]), maps=maps)
+        track_map = TrackMap.of(found, grid, acquisition.shape[:3])
+        write_maps(temporary, acquisition.name, track_map, maps=maps, dicom=dicom)
         write_provenance(
             temporary / "provenance.json",
             config={
@@ -85,6 +97,7 @@ def _redraw(
                 "affine_m": grid.affine_m,
                 "frame_rate_hz": grid.frame_rate_hz,
                 "geometry_overrides": geometry,
+                **DicomTags.told(dicom),
             },
             inputs=[file],  # the frames are not read: hashing them would take longer than drawing
             weights=None,

@@ -14,6 +14,7 @@ from sparse_ulm.block_store import BlockResult
 from sparse_ulm.classical.outputs import Outputs, check_linking, write_linked
 from sparse_ulm.classical.presets import GAUSSIAN_KALMAN, changed
 from sparse_ulm.errors import UserError
+from sparse_ulm.io.dicom_tags import DicomTags
 from sparse_ulm.localise import N_COLUMNS, to_localisations
 
 
@@ -27,6 +28,8 @@ class TrackWriter:
         track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
         provenance: What `provenance.json` repeats: settings of the run.
         weights: File of the weights, hashed into `provenance.json`.
+        dicom: Write density and speed as DICOM too.
+        dicom_tags: What they say of patient and study (`dicom_tags.ALLOWED_TAGS`).
 
     Raises:
         UserError: If the threshold is impossible, or a kind of map or file is unknown.
@@ -41,23 +44,27 @@ class TrackWriter:
         track_formats: str | Sequence[str],
         provenance: dict[str, Any],
         weights: str | Path,
+        dicom: bool = False,
+        dicom_tags: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the settings."""
         if not threshold > 0.0:
             raise UserError(f"bubble_threshold is {threshold}; wanted a positive sum of probabilities, such as 1.5.")
         self.threshold = threshold
         self.preset = changed(GAUSSIAN_KALMAN, **linking)
-        self.outputs = Outputs.of(maps=maps, track_formats=track_formats)
-        self.provenance = provenance | {"linking": asdict(self.preset)} | asdict(self.outputs)
+        self.outputs = Outputs.of(maps=maps, track_formats=track_formats, dicom=dicom, dicom_tags=dicom_tags)
+        self.provenance = provenance | {"linking": asdict(self.preset)} | self.outputs.told()
         self.weights = Path(weights)
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """All that the outputs follow from."""
-        return self.provenance | {"threshold": self.threshold, "weights": self.weights}
+        chosen = {"threshold": self.threshold, "weights": self.weights}
+        return self.provenance | chosen | DicomTags.followed(self.outputs.dicom)
 
     def check(self, acquisition: Acquisition) -> None:
         """Refuse settings of linking and smoothing that are impossible for a recording."""
+        self.outputs.check(acquisition)
         check_linking(acquisition, self.preset)
 
     def result_of(self, table: Tensor, item: Mapping[str, Any]) -> BlockResult:

@@ -81,10 +81,21 @@ class LoadIqBlockd(MapTransform):
         return d
 
     def acquisition_of(self, source: Acquisition | str | Path) -> Acquisition:
-        """Open a recording that is given as a path."""
+        """Open a recording that is given as a path.
+
+        Raises:
+            UserError: If it holds no phase.
+        """
         if isinstance(source, Acquisition):
-            return source
-        return filtered(open_recording(source, **self.geometry), self.clutter)
+            acquisition = source
+        else:
+            acquisition = filtered(open_recording(source, **self.geometry), self.clutter)
+        if acquisition.content == "envelope":
+            raise UserError(
+                f"{acquisition.path.name} is a log-compressed envelope; wanted IQ, for the networks use its phase. "
+                "Run with --method classical, or export beamformed IQ."
+            )
+        return acquisition
 
 
 class MeasureRecordingd(MapTransform):

@@ -204,7 +204,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frame_rate_hz", type=float, help="volumes per second after compounding")
     parser.add_argument("--transmit_frequency_hz", type=float, help="centre frequency of the pulse")
     parser.add_argument("--sound_speed_m_s", type=float, help="sound speed used in beamforming")
-    parser.add_argument("--variable", help="which array of a .mat or .npz")
+    parser.add_argument("--variable", help="which array of a .mat or .npz, or region of a .dcm")
+    parser.add_argument("--dynamic_range_db", type=float, help="decibels from black to white, of a .dcm")
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object per recording")
     return parser
 

@@ -10,6 +10,9 @@ from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.block_store import BlockResult
 from sparse_ulm.classical.pipeline import Result, link
 from sparse_ulm.classical.presets import Preset
+from sparse_ulm.conventions import refinement
+from sparse_ulm.io.dicom_map import check_dicom_grid
+from sparse_ulm.io.dicom_tags import DicomTags
 from sparse_ulm.io.tables import write_localisations
 from sparse_ulm.io.track_files import require_track_formats, save_tracks
 from sparse_ulm.localisations import Localisations
@@ -24,19 +27,43 @@ class Outputs:
     Attributes:
         maps: Keys of `track_map_files.MAPS`.
         track_formats: Keys of `track_files.TRACK_FORMATS`.
+        dicom: For density and speed as DICOM; None without.
     """
 
     maps: tuple[str, ...]
     track_formats: tuple[str, ...]
+    dicom: DicomTags | None = None
 
     @classmethod
-    def of(cls, *, maps: str | Sequence[str], track_formats: str | Sequence[str]) -> "Outputs":
+    def of(
+        cls,
+        *,
+        maps: str | Sequence[str],
+        track_formats: str | Sequence[str],
+        dicom: bool = False,
+        dicom_tags: Mapping[str, Any] | None = None,
+    ) -> "Outputs":
         """Take the names of a config.
 
         Raises:
             UserError: If one is unknown, or cannot be written here.
         """
-        return cls(require_maps(maps), require_track_formats(track_formats))
+        return cls(require_maps(maps), require_track_formats(track_formats), DicomTags.of(dicom, dicom_tags))
+
+    def told(self) -> dict[str, Any]:
+        """Give what `provenance.json` repeats; of DICOM tags no values."""
+        return {"maps": self.maps, "track_formats": self.track_formats, **DicomTags.told(self.dicom)}
+
+    def check(self, acquisition: Acquisition) -> None:
+        """Refuse what cannot be written of a recording, before any work is done.
+
+        Raises:
+            UserError: If DICOM cannot hold its maps.
+        """
+        if self.dicom is not None:
+            shape, factor = acquisition.shape[:3], refinement(acquisition.shape)
+            x, y, z = (size * step for size, step in zip(shape, factor, strict=True))
+            check_dicom_grid(acquisition.name, (x, y, z), acquisition.geometry)
 
 
 def check_linking(acquisition: Acquisition, preset: Preset) -> None:
@@ -95,6 +122,6 @@ def write_result(folder: Path, result: Result, acquisition: Acquisition, outputs
         outputs: Which maps and formats.
     """
     name, geometry = acquisition.name, acquisition.geometry
-    write_maps(folder, name, result.map, maps=outputs.maps)
+    write_maps(folder, name, result.map, maps=outputs.maps, dicom=outputs.dicom)
     write_localisations(folder / f"{name}_localisations.csv", result.localisations, geometry)
     save_tracks(folder / name, result.tracks, geometry, shape=acquisition.shape[:3], formats=outputs.track_formats)

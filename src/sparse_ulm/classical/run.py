@@ -1,5 +1,6 @@
 """The conventional pipeline on a folder of recordings; the function that configs/classical.yaml calls."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,8 @@ from sparse_ulm.blocks import RecordingBlocks
 from sparse_ulm.classical.outputs import Outputs, check_linking, write_linked
 from sparse_ulm.classical.pipeline import Recorded, localise_frames
 from sparse_ulm.classical.presets import find_preset
+from sparse_ulm.io.dicom_tags import DicomTags
+from sparse_ulm.io.log_compression import ENVELOPE_NOTE
 
 
 def run_folder(
@@ -28,6 +31,8 @@ def run_folder(
     geometry: dict[str, Any],
     maps: str | Sequence[str],
     track_formats: str | Sequence[str],
+    dicom: bool = False,
+    dicom_tags: Mapping[str, Any] | None = None,
     resume: bool = True,
     force: bool = False,
 ) -> list[Path]:
@@ -47,6 +52,8 @@ def run_folder(
         geometry: Keyword overrides for `io.open_recording`; None values are left out.
         maps: Kinds of maps (`track_map_files.MAPS`); density is always written.
         track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
+        dicom: Write density and speed as DICOM too.
+        dicom_tags: What they say of patient and study (`dicom_tags.ALLOWED_TAGS`).
         resume: Leave alone what is done, and go on where a run was stopped (`batch.run_recordings`).
         force: Replace results of other settings.
 
@@ -64,7 +71,7 @@ def run_folder(
         preset,
         settings,
         known,
-        Outputs.of(maps=maps, track_formats=track_formats),
+        Outputs.of(maps=maps, track_formats=track_formats, dicom=dicom, dicom_tags=dicom_tags),
         {"clutter": asdict(blocks.clutter), "geometry_overrides": geometry},
     )
 
@@ -82,16 +89,20 @@ class _Classical:
         self, preset: str, changes: dict[str, Any], recorded: Recorded, outputs: Outputs, others: dict[str, Any]
     ) -> None:
         self.preset, self.recorded, self.outputs = find_preset(preset, **changes), recorded, outputs
-        self.settings: Mapping[str, Any] = {
+        self.provenance: Mapping[str, Any] = {
             "preset": preset,
             **asdict(self.preset),
             **asdict(recorded),
-            **asdict(outputs),
+            **outputs.told(),
             **others,
         }
+        self.settings: Mapping[str, Any] = {**self.provenance, **DicomTags.followed(outputs.dicom)}
 
     def check(self, acquisition: Acquisition) -> None:
-        """Refuse impossible settings before work is done."""
+        """Refuse impossible settings before work is done, and say what is assumed of an envelope."""
+        if acquisition.content == "envelope":
+            warnings.warn(f"{acquisition.name}: {ENVELOPE_NOTE}.", stacklevel=2)
+        self.outputs.check(acquisition)
         check_linking(acquisition, self.preset)
 
     def result_of(self, acquisition: Acquisition, start: int, stop: int) -> BlockResult:
@@ -106,7 +117,7 @@ class _Classical:
             results,
             self.preset,
             self.outputs,
-            provenance=self.settings,
+            provenance=self.provenance,
             weights=None,
             started=started,
             advice="Check noise_factor, min_length, clutter removal and the recording itself.",

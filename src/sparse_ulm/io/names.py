@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-SUFFIXES = (".nii.gz", ".nii", ".npy", ".npz", ".mat", ".h5", ".hdf5")
+SUFFIXES = (".nii.gz", ".nii", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".dcm")
 """Endings of files that are read as recordings."""
 
 GROUP_MARK = "::"

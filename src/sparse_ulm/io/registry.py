@@ -10,6 +10,7 @@ from jaxtyping import Complex
 from sparse_ulm.acquisition import Acquisition, Geometry
 from sparse_ulm.errors import RecordingError
 from sparse_ulm.io.correlation import open_correlation, save_correlation
+from sparse_ulm.io.dicom import open_dicom
 from sparse_ulm.io.matlab import open_matlab
 from sparse_ulm.io.matlab_write import MatlabVersion, save_matlab
 from sparse_ulm.io.names import SUFFIXES, recording_suffix, split_group
@@ -76,6 +77,7 @@ def open_recordings(
     transmit_frequency_hz: Number | None = None,
     sound_speed_m_s: Number | None = None,
     variable: str | None = None,
+    dynamic_range_db: Number | None = None,
 ) -> list[Acquisition]:
     """Open everything that a file holds: one recording, or one per group of a training HDF5 or track of a zea file.
 
@@ -87,7 +89,8 @@ def open_recordings(
         frame_rate_hz: Volumes per second, after compounding.
         transmit_frequency_hz: Centre frequency of the transmitted pulse.
         sound_speed_m_s: Sound speed used in beamforming.
-        variable: Which array of a .mat or .npz to read, where that is not clear.
+        variable: Which array of a .mat or .npz, or region of a .dcm, to read, where that is not clear.
+        dynamic_range_db: Decibels from black to white, of log-compressed images.
 
     Raises:
         RecordingError: If the file is damaged, holds no complex 4D recording, or its geometry is missing or
@@ -103,7 +106,7 @@ def open_recordings(
             "sound_speed_m_s": sound_speed_m_s,
         }
     )
-    return _open(file, group, options, variable)
+    return _open(file, group, options, variable, dynamic_range_db)
 
 
 def open_recording(
@@ -114,6 +117,7 @@ def open_recording(
     transmit_frequency_hz: Number | None = None,
     sound_speed_m_s: Number | None = None,
     variable: str | None = None,
+    dynamic_range_db: Number | None = None,
 ) -> Acquisition:
     """Open the one recording in a file; arguments and errors as for `open_recordings`.
 
@@ -127,6 +131,7 @@ def open_recording(
         transmit_frequency_hz=transmit_frequency_hz,
         sound_speed_m_s=sound_speed_m_s,
         variable=variable,
+        dynamic_range_db=dynamic_range_db,
     )
     if len(opened) > 1:
         first = opened[0].details["group"]
@@ -158,13 +163,17 @@ def save_recording(
     suffix = recording_suffix(target)
     if not suffix:
         raise RecordingError(f"{target.name}: no format has this suffix; wanted one of {', '.join(SUFFIXES)}.")
+    if suffix == ".dcm":
+        raise RecordingError(f"{target.name}: DICOM holds no IQ. Save it as .nii.gz.")
     if suffix == ".mat":
         save_matlab(target, frames, geometry, version=matlab_version)
     else:
         WRITERS[suffix](target, frames, geometry)
 
 
-def _open(file: Path, group: str | None, options: Statement, variable: str | None) -> list[Acquisition]:
+def _open(
+    file: Path, group: str | None, options: Statement, variable: str | None, dynamic_range_db: Number | None
+) -> list[Acquisition]:
     """Call the reader for a suffix."""
     suffix = recording_suffix(file)
     if suffix in (".nii", ".nii.gz"):
@@ -175,6 +184,8 @@ def _open(file: Path, group: str | None, options: Statement, variable: str | Non
         return [open_npz(file, options, variable=variable)]
     if suffix == ".mat":
         return [open_matlab(file, options, variable=variable)]
+    if suffix == ".dcm":
+        return [open_dicom(file, options, dynamic_range_db=dynamic_range_db, region=variable)]
     return open_zea(file, options, group=group) if _holds_zea(file) else open_correlation(file, options, group=group)
 
 

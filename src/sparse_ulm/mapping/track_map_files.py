@@ -1,4 +1,4 @@
-"""Maps of tracks as NIfTI, by their names in the configs (`NAME_speed.nii.gz`), and pictures of density and flow."""
+"""Maps of tracks as NIfTI, by their names in the configs (`NAME_speed.nii.gz`), pictures of density and flow, DICOM."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from sparse_ulm.conventions import METRES_PER_MM
 from sparse_ulm.errors import UserError
+from sparse_ulm.io.dicom_map import SPEED, TRACK_DENSITY, save_dicom_maps
+from sparse_ulm.io.dicom_tags import DicomTags
 from sparse_ulm.io.nifti import save_sparse_map
 from sparse_ulm.mapping.figure import save_projections
 from sparse_ulm.mapping.sparse_map import SparseMap
@@ -63,7 +65,9 @@ def require_maps(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["density", *wanted]))
 
 
-def write_maps(folder: Path, name: str, track_map: TrackMap, *, maps: Sequence[str]) -> None:
+def write_maps(
+    folder: Path, name: str, track_map: TrackMap, *, maps: Sequence[str], dicom: DicomTags | None = None
+) -> None:
     """Write `NAME_KIND.nii.gz` of every kind, `NAME_density.png`, and with the axial velocity its picture.
 
     Args:
@@ -71,6 +75,7 @@ def write_maps(folder: Path, name: str, track_map: TrackMap, *, maps: Sequence[s
         name: Of the recording.
         track_map: With all tracks.
         maps: Keys of `MAPS`.
+        dicom: Writes `NAME_density.dcm` and `NAME_speed.dcm` too; None does not.
 
     Raises:
         UserError: If a file cannot be written.
@@ -83,3 +88,6 @@ def write_maps(folder: Path, name: str, track_map: TrackMap, *, maps: Sequence[s
     if "axial_velocity" in maps:
         velocity_mm_s = MAPS["axial_velocity"].found(track_map)
         save_velocity_projections(folder / f"{name}_axial_velocity.png", velocity_mm_s, grid, title=name)
+    if dicom is not None:
+        found_of = {meaning: MAPS[meaning.label].found(track_map) for meaning in (TRACK_DENSITY, SPEED)}
+        save_dicom_maps(folder, name, found_of, grid, dicom)
