@@ -1,7 +1,8 @@
 """Say on one screen what this installation does and what is wrong with it: `python -m sparse_ulm.doctor`.
 
 Versions, machine, sparse engine, arithmetic on the CPU, a convolution compared with PyTorch's dense one, its speed, and
-the shipped weights. Exit status 0 if all is fine, 1 if something is broken; each problem comes with its cure.
+the shipped weights; with `--recording`, whether inference on it will fit memory and disk. Exit status 0 if all is fine,
+1 if something is broken; each problem comes with its cure.
 """
 
 import argparse
@@ -11,17 +12,20 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from packaging.requirements import Requirement
 
 from sparse_ulm import __version__
 from sparse_ulm.checkpoint import load_weights
 from sparse_ulm.errors import UserError
+from sparse_ulm.fit import estimate_fit
+from sparse_ulm.io import open_recording
 from sparse_ulm.networks.localisation import LocalisationNet
 from sparse_ulm.networks.trajectory_map import TrajectoryMapNet
 from sparse_ulm.provenance import describe_machine, package_versions
@@ -192,6 +196,24 @@ def check_weights(root: Path | None) -> Finding:
     return Finding(f"{line} in {root / 'models'}", {"weights": states, "bundle_root": str(root)}, problems)
 
 
+def check_fit(path: Path, geometry: dict[str, Any], root: Path | None) -> Finding:
+    """Estimate whether a recording fits this machine with the settings of configs/inference.yaml."""
+    if root is None:
+        return Finding("not looked at: no bundle root", {})
+    settings = yaml.safe_load((root / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    try:
+        acquisition = open_recording(path, **geometry)
+        fit = estimate_fit(acquisition, settings, output_dir=Path.cwd())
+    except UserError as error:
+        return Finding(f"{path.name} cannot be looked at", {"recording": str(path)}, [str(error)])
+    line = (
+        f"{path.name}: {' x '.join(map(str, acquisition.shape))} samples, about {fit.sites_per_frame:.0f} sites per "
+        f"frame; inference takes about {fit.memory / 1e9:.1f} GB of {fit.memory_available / 1e9:.1f} GB, its outputs "
+        f"{fit.disk / 1e9:.1f} GB of {fit.disk_free / 1e9:.1f} GB"
+    )
+    return Finding(line, {"recording": str(path), **asdict(fit)}, fit.problems)
+
+
 def find_bundle_root() -> Path | None:
     """Look for the bundle around the package (src/sparse_ulm in a checkout, sparse_ulm/ when packed) and here."""
     package = Path(__file__).resolve().parent
@@ -199,7 +221,9 @@ def find_bundle_root() -> Path | None:
     return next((folder for folder in folders if (folder / "configs" / "inference.yaml").is_file()), None)
 
 
-def examine(engine: str, root: Path | None) -> dict[str, Finding]:
+def examine(
+    engine: str, root: Path | None, recording: Path | None = None, geometry: dict[str, Any] | None = None
+) -> dict[str, Finding]:
     """Run all checks; one that breaks becomes a problem and stops no other."""
     checks: dict[str, Callable[[], Finding]] = {
         "packages": check_packages,
@@ -211,6 +235,8 @@ def examine(engine: str, root: Path | None) -> dict[str, Finding]:
         "speed": check_speed,
         "weights": lambda: check_weights(root),
     }
+    if recording is not None:
+        checks["recording"] = lambda: check_fit(recording, geometry or {}, root)
     findings: dict[str, Finding] = {}
     for name, check in checks.items():
         if name in ("self test", "speed") and findings["arithmetic"].problems:
@@ -231,9 +257,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sparse_ulm.doctor", description=__doc__)
     parser.add_argument("--engine", default="auto", choices=ENGINES, help="as in the configs")
     parser.add_argument("--bundle_root", type=Path, default=find_bundle_root(), help="folder of configs/ and models/")
+    parser.add_argument("--recording", type=Path, help="also say whether this one will fit")
+    parser.add_argument(
+        "--voxel_size_mm", type=float, nargs=3, metavar=("X", "Y", "Z"), help="what its file does not say"
+    )
+    for name in ("frame_rate_hz", "transmit_frequency_hz", "sound_speed_m_s"):
+        parser.add_argument(f"--{name}", type=float, help="likewise")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     options = parser.parse_args(arguments)
-    findings = examine(options.engine, options.bundle_root)
+    stated = ("voxel_size_mm", "frame_rate_hz", "transmit_frequency_hz", "sound_speed_m_s")
+    geometry = {name: getattr(options, name) for name in stated}
+    findings = examine(options.engine, options.bundle_root, options.recording, geometry)
     problems = [f"{name}: {text}" for name, finding in findings.items() for text in finding.problems]
     notes = [f"{name}: {text}" for name, finding in findings.items() for text in finding.notes]
     if options.json:
