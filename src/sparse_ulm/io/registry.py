@@ -16,6 +16,7 @@ from sparse_ulm.io.names import SUFFIXES, recording_suffix, split_group
 from sparse_ulm.io.nifti import open_nifti, save_nifti
 from sparse_ulm.io.npz import open_npy, open_npz, save_npy, save_npz
 from sparse_ulm.io.statements import Number, Statement, state_options
+from sparse_ulm.io.uff import open_uff
 from sparse_ulm.io.zea import is_zea, open_zea
 
 WRITERS = {
@@ -77,7 +78,7 @@ def open_recordings(
     sound_speed_m_s: Number | None = None,
     variable: str | None = None,
 ) -> list[Acquisition]:
-    """Open everything that a file holds: one recording, or one per group of a training HDF5 or track of a zea file.
+    """Open everything that a file holds: one recording, or one per group, track or data set of HDF5 files.
 
     Options fill what the file and its sidecar do not say. Frames are read later, when they are asked for.
 
@@ -175,6 +176,8 @@ def _open(file: Path, group: str | None, options: Statement, variable: str | Non
         return [open_npz(file, options, variable=variable)]
     if suffix == ".mat":
         return [open_matlab(file, options, variable=variable)]
+    if suffix == ".uff":
+        return open_uff(file, options, group=group)
     return open_zea(file, options, group=group) if _holds_zea(file) else open_correlation(file, options, group=group)
 
 
