@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-SUFFIXES = (".nii.gz", ".nii", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".uff")
-"""Endings of files that are read as recordings."""
+SUFFIXES = (".nii.gz", ".nii", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".uff", ".zarr")
+"""Endings of files, and folders, that are read as recordings."""
+
+FOLDERS = (".zarr",)
+"""Endings of recordings that are a folder."""
 
 GROUP_MARK = "::"
 GROUPED = (".h5", ".hdf5", ".uff")

@@ -9,10 +9,11 @@ from jaxtyping import Complex
 
 from sparse_ulm.acquisition import Acquisition, Geometry
 from sparse_ulm.errors import RecordingError
+from sparse_ulm.io.confusius import open_confusius
 from sparse_ulm.io.correlation import open_correlation, save_correlation
 from sparse_ulm.io.matlab import open_matlab
 from sparse_ulm.io.matlab_write import MatlabVersion, save_matlab
-from sparse_ulm.io.names import SUFFIXES, recording_suffix, split_group
+from sparse_ulm.io.names import FOLDERS, SUFFIXES, recording_suffix, split_group
 from sparse_ulm.io.nifti import open_nifti, save_nifti
 from sparse_ulm.io.npz import open_npy, open_npz, save_npy, save_npz
 from sparse_ulm.io.statements import Number, Statement, state_options
@@ -31,21 +32,21 @@ WRITERS = {
 
 
 def find_recordings(path: str | Path) -> list[Path]:
-    """List the recordings of a folder, sorted by name, or the one file that `path` is.
+    """List the recordings of a folder, sorted by name, or the one recording that `path` is.
 
     Hidden files are left out, so that a recording that is being written is not seen.
 
     Args:
-        path: A folder (its own files, not those of folders inside), or one recording.
+        path: A folder (what lies in it, not in folders inside), or one recording, which may be a .zarr folder.
 
     Raises:
         RecordingError: If there is no such path, or the folder holds no recording.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if not folder.is_dir() or recording_suffix(folder) in FOLDERS:
         require_file(split_group(path)[0])
         return [folder]
-    found = sorted(f for f in folder.iterdir() if f.is_file() and recording_suffix(f) and not f.name.startswith("."))
+    found = sorted(f for f in folder.iterdir() if _is_recording(f) and not f.name.startswith("."))
     if not found:
         raise RecordingError(
             f"{folder}: no recordings found; wanted files ending in {', '.join(SUFFIXES)}. Check the folder."
@@ -53,16 +54,30 @@ def find_recordings(path: str | Path) -> list[Path]:
     return found
 
 
+def _is_recording(path: Path) -> bool:
+    """Tell by its suffix whether a file, or a folder, is a recording."""
+    suffix = recording_suffix(path)
+    return bool(suffix) and (path.is_dir() if suffix in FOLDERS else path.is_file())
+
+
 def require_file(path: Path) -> None:
     """Refuse a path that is no recording with something in it.
 
     Raises:
-        RecordingError: If it does not exist, is a folder, is empty, or its suffix is none of ours.
+        RecordingError: If it does not exist, is a folder where a file is wanted or the reverse, is empty, or its
+            suffix is none of ours.
     """
     if not path.exists():
         raise RecordingError(f"{path}: no such file. Check the path.")
-    if not recording_suffix(path):
+    suffix = recording_suffix(path)
+    if not suffix:
         raise RecordingError(f"{path.name}: not a recording by its suffix; wanted one of {', '.join(SUFFIXES)}.")
+    if suffix in FOLDERS:
+        if not path.is_dir():
+            raise RecordingError(f"{path.name}: is no folder; wanted one, as Zarr recordings are. Unpack or rename it.")
+        if not any(path.iterdir()):
+            raise RecordingError(f"{path.name}: is an empty folder; wanted a recording. Copy or export it again.")
+        return
     if not path.is_file():
         raise RecordingError(f"{path.name}: is no file; wanted one recording.")
     if path.stat().st_size == 0:
@@ -88,7 +103,7 @@ def open_recordings(
         frame_rate_hz: Volumes per second, after compounding.
         transmit_frequency_hz: Centre frequency of the transmitted pulse.
         sound_speed_m_s: Sound speed used in beamforming.
-        variable: Which array of a .mat or .npz to read, where that is not clear.
+        variable: Which array of a .mat, .npz or .zarr to read, where that is not clear.
 
     Raises:
         RecordingError: If the file is damaged, holds no complex 4D recording, or its geometry is missing or
@@ -176,6 +191,8 @@ def _open(file: Path, group: str | None, options: Statement, variable: str | Non
         return [open_npz(file, options, variable=variable)]
     if suffix == ".mat":
         return [open_matlab(file, options, variable=variable)]
+    if suffix == ".zarr":
+        return [open_confusius(file, options, variable=variable)]
     if suffix == ".uff":
         return open_uff(file, options, group=group)
     return open_zea(file, options, group=group) if _holds_zea(file) else open_correlation(file, options, group=group)
