@@ -1,6 +1,6 @@
 """Find recordings, open them by what their names and first bytes say, and save them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -18,6 +18,7 @@ from sparse_ulm.io.nifti import open_nifti, save_nifti
 from sparse_ulm.io.npz import open_npy, open_npz, save_npy, save_npz
 from sparse_ulm.io.statements import Number, Statement, state_options
 from sparse_ulm.io.uff import open_uff
+from sparse_ulm.io.ultratrace import is_ultratrace, open_ultratrace
 from sparse_ulm.io.zea import is_zea, open_zea
 
 WRITERS = {
@@ -195,13 +196,15 @@ def _open(file: Path, group: str | None, options: Statement, variable: str | Non
         return [open_confusius(file, options, variable=variable)]
     if suffix == ".uff":
         return open_uff(file, options, group=group)
-    return open_zea(file, options, group=group) if _holds_zea(file) else open_correlation(file, options, group=group)
+    return _hdf5_reader(file)(file, options, group=group)
 
 
-def _holds_zea(path: Path) -> bool:
-    """Look into an HDF5 file; a damaged one is left to the reader's own message."""
+def _hdf5_reader(path: Path) -> Callable[..., list[Acquisition]]:
+    """Choose a reader by what an HDF5 file holds; a damaged one is left to the reader's own message."""
     try:
         with h5py.File(path, "r") as file:
-            return is_zea(file)
+            if is_zea(file):
+                return open_zea
+            return open_ultratrace if is_ultratrace(file) else open_correlation
     except OSError:
-        return False
+        return open_correlation
