@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-SUFFIXES = (".nii.gz", ".nii", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".uff", ".zarr")
+SUFFIXES = (".nii.gz", ".nii", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".uff", ".zarr", ".hraw")
 """Endings of files, and folders, that are read as recordings."""
 
 FOLDERS = (".zarr",)

@@ -11,6 +11,7 @@ from sparse_ulm.acquisition import Acquisition, Geometry
 from sparse_ulm.errors import RecordingError
 from sparse_ulm.io.confusius import open_confusius
 from sparse_ulm.io.correlation import open_correlation, save_correlation
+from sparse_ulm.io.iconeus import open_iconeus
 from sparse_ulm.io.matlab import open_matlab
 from sparse_ulm.io.matlab_write import MatlabVersion, save_matlab
 from sparse_ulm.io.names import FOLDERS, SUFFIXES, recording_suffix, split_group
@@ -72,7 +73,8 @@ def require_file(path: Path) -> None:
         raise RecordingError(f"{path}: no such file. Check the path.")
     suffix = recording_suffix(path)
     if not suffix:
-        raise RecordingError(f"{path.name}: not a recording by its suffix; wanted one of {', '.join(SUFFIXES)}.")
+        cure = " Of Iconeus recordings pass the .hraw beside it." if path.suffix.lower() == ".raw" else ""
+        raise RecordingError(f"{path.name}: not a recording by its suffix; wanted one of {', '.join(SUFFIXES)}.{cure}")
     if suffix in FOLDERS:
         if not path.is_dir():
             raise RecordingError(f"{path.name}: is no folder; wanted one, as Zarr recordings are. Unpack or rename it.")
@@ -194,6 +196,8 @@ def _open(file: Path, group: str | None, options: Statement, variable: str | Non
         return [open_matlab(file, options, variable=variable)]
     if suffix == ".zarr":
         return [open_confusius(file, options, variable=variable)]
+    if suffix == ".hraw":
+        return [open_iconeus(file, options)]
     if suffix == ".uff":
         return open_uff(file, options, group=group)
     return _hdf5_reader(file)(file, options, group=group)
