@@ -175,8 +175,9 @@ def save_recording(
     """
     target = Path(path)
     suffix = recording_suffix(target)
-    if not suffix:
-        raise RecordingError(f"{target.name}: no format has this suffix; wanted one of {', '.join(SUFFIXES)}.")
+    if suffix != ".mat" and suffix not in WRITERS:
+        found = "this format is only read" if suffix else "no format has this suffix"
+        raise RecordingError(f"{target.name}: {found}; wanted one of {', '.join((*WRITERS, '.mat'))}. Choose another.")
     if suffix == ".mat":
         save_matlab(target, frames, geometry, version=matlab_version)
     else:
