@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -216,6 +217,22 @@ def test_what_changed_since_is_made_again(folder: Path, change: str) -> None:
     run(folder, again, force=change == "recording")
     assert again.computed == [("b", 0)]
     assert made.read_text() != "3\n"
+
+
+def test_a_changed_chunk_of_a_folder_is_another_recording(folder: Path) -> None:
+    """The folder's own size and time stay the same when a chunk in it is written again."""
+    shutil.copytree(Path(__file__).parent / "io" / "data" / "confusius_0_8_0.zarr", folder / "in" / "d.zarr")
+    run(folder, Sums())
+    again = Sums()
+    run(folder, again)
+    assert again.computed == []
+    chunk = folder / "in" / "d.zarr" / "iq" / "c" / "0" / "0" / "0" / "0"
+    os.utime(chunk, ns=(0, chunk.stat().st_mtime_ns + 10**9))
+    run(folder, again, force=True)
+    assert again.computed == [("d", 0)]
+    chunk.unlink()
+    with pytest.raises(UserError, match=r"d\.zarr: 1 of 2 chunks of iq are missing"):
+        run(folder, Sums())
 
 
 def test_two_runs_into_one_folder_are_refused(folder: Path) -> None:

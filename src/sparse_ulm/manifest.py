@@ -17,6 +17,7 @@ from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.blocks import BlockItem
 from sparse_ulm.errors import UserError, find_user_error
 from sparse_ulm.io.atomic import atomic_path
+from sparse_ulm.io.stored import size_and_time
 from sparse_ulm.provenance import sha256_file, to_json
 
 MANIFEST, SUMMARY, UNFINISHED, LOCK = "manifest.json", "summary.csv", ".unfinished", "lock"
@@ -144,8 +145,7 @@ class Run:
 
     def entry_of(self, acquisition: Acquisition, n_blocks: int) -> Entry:
         """Describe a recording as this run would make it."""
-        state = acquisition.path.stat()
-        made_from = [*self._made_from, acquisition.name, state.st_size, state.st_mtime_ns]
+        made_from = [*self._made_from, acquisition.name, *size_and_time(acquisition.path)]
         digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         return Entry(str(acquisition.path), STOPPED, digest, acquisition.n_frames, n_blocks)
 

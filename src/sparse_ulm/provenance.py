@@ -23,6 +23,7 @@ import torch
 
 from sparse_ulm import __version__, ranks
 from sparse_ulm.io.atomic import atomic_path
+from sparse_ulm.io.stored import stored_files
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "numba", "nibabel", "h5py", "torchsparse")
 HASH_CHUNK_BYTES = 1 << 20
@@ -90,6 +91,21 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_recording(path: str | Path) -> str:
+    """Hash a file, or a recording of several files.
+
+    That of several is the hash of the lines that `sha256sum` prints for them, names sorted by bytes. For a folder:
+    `cd rec.zarr && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum`.
+    """
+    path = Path(path)
+    files = stored_files(path)
+    if files == [path]:
+        return sha256_file(path)
+    folder = path if path.is_dir() else path.parent
+    lines = [f"{sha256_file(file)}  ./{file.relative_to(folder).as_posix()}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def peak_memory_bytes() -> int:
     """Give the largest resident memory of this process so far."""
     try:
@@ -128,7 +144,8 @@ def to_json(value: Any) -> Any:
 
 def _describe_file(path: str | Path) -> dict[str, Any]:
     """Give path as passed, size and hash."""
-    return {"path": str(path), "bytes": Path(path).stat().st_size, "sha256": sha256_file(path)}
+    n_bytes = sum(file.stat().st_size for file in stored_files(Path(path)))
+    return {"path": str(path), "bytes": n_bytes, "sha256": sha256_recording(path)}
 
 
 def package_versions() -> dict[str, str]:

@@ -16,8 +16,11 @@ from tell_tale import tell_tale
 from sparse_ulm.acquisition import Geometry
 from sparse_ulm.errors import RecordingError
 from sparse_ulm.io import open_recording, save_recording
+from sparse_ulm.io.sidecar import write_sidecar
 
 TARGETS = ["a.nii", "a.nii.gz", "a.npy", "a.npz", "small.npz", "v5.mat", "v7.mat", "v73.mat", "a.h5"]
+FOREIGN = ["a.uff", "ultratrace.h5", "zea.hdf5"]
+"""Of formats that we do not write. .zarr and .hraw, of several files each, have tests of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,30 @@ def whole(tmp_path_factory) -> Path:
         save_recording(folder / name, samples, geometry, matlab_version="7.3" if name == "v73.mat" else "5")
     np.savez_compressed(folder / "small.npz", iq=samples)
     compress_matlab(folder / "v7.mat")
+    for name in FOREIGN:
+        write_foreign(folder / name, samples, geometry)
     return folder
+
+
+def write_foreign(path: Path, samples: np.ndarray, geometry: Geometry) -> None:
+    points = np.stack(np.meshgrid(*map(np.arange, samples.shape[:3]), indexing="ij"), axis=-1) * geometry.voxel_size_m
+    with h5py.File(path, "w") as file:
+        if path.suffix == ".uff":
+            file.create_group("b_data").attrs["class"] = "uff.beamformed_data"
+            for part in ("real", "imag"):
+                file[f"b_data/data/{part}"] = getattr(samples, part).reshape(-1, 1, 1, samples.shape[3])
+            for axis, name in enumerate("xyz"):
+                file[f"b_data/scan/{name}"] = points[..., axis].ravel()
+        elif path.suffix == ".h5":
+            file["acquisitions/0/meta/compound_image"] = samples.transpose(3, 1, 2, 0)
+            for axis, name in enumerate("xyz"):
+                file[f"acquisitions/0/meta/grid/{name}"] = points[..., axis].transpose(2, 1, 0)
+        else:
+            group = "tracks/track_0/data/beamformed_data"
+            parts = np.stack([samples.real, samples.imag], axis=-1)
+            file[f"{group}/values"] = parts.transpose(3, 2, 0, 1, 4)
+            file[f"{group}/coordinates"] = points.transpose(2, 0, 1, 3)
+    write_sidecar(path, geometry)
 
 
 def compress_matlab(path: Path) -> None:
@@ -40,7 +66,7 @@ def compress_matlab(path: Path) -> None:
     scipy.io.savemat(path, content, do_compression=True)
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", TARGETS + FOREIGN)
 @settings(max_examples=40, deadline=None)
 @given(share=st.floats(0.0, 1.0, exclude_max=True))
 def test_cut_file_is_refused_in_one_line_or_read_right(whole, tmp_path_factory, name, share):
@@ -60,7 +86,7 @@ def test_cut_file_is_refused_in_one_line_or_read_right(whole, tmp_path_factory, 
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", TARGETS + FOREIGN)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_file_cut_inside_its_samples_is_refused(whole, tmp_path, name, share):
     content = (whole / name).read_bytes()

@@ -17,6 +17,7 @@ import pytest
 import scipy.io
 
 from sparse_ulm.acquisition import Acquisition, Geometry
+from sparse_ulm.errors import RecordingError
 from sparse_ulm.io import open_recording, save_recording
 
 WAVELENGTH_MM = 1540.0 / 7.7e3
@@ -204,6 +205,55 @@ def test_verasonics_cell_and_frame_rate_alias(tmp_path, frames, geometry):
         assert acquisition.geometry == geometry
         assert acquisition.details["variable"] == "IQData{1}"
         assert open_recording(tmp_path / name, variable="IQData").details["variable"] == "IQData{1}"
+
+
+@pytest.mark.parametrize("name", ["v5.mat", "v73.mat"])
+def test_a_verasonics_workspace_says_what_a_wavelength_is(tmp_path, frames, name):
+    """1480 m/s over the probe's 8 MHz is 0.185 mm; PALA's would be 1540 m/s over the transmitted 7.7 MHz, 0.2 mm."""
+    content = {
+        "IQData": _cells(frames.transpose(2, 0, 1, 3), frames[:2].transpose(2, 0, 1, 3)),
+        "PData": {"PDelta": np.array([[1.0, 2.0, 0.5]]), "Origin": np.array([[-10.0, 0.0, 4.0]])},
+        "Resource": {"Parameters": {"speedOfSound": 1480.0, "numTransmit": 128.0}, "VDAS": {}},
+        "Trans": {"name": "L11-5v", "frequency": 8.0},
+        "UF": {"TwFreq": 7.7, "FrameRateUF": 800.0},
+    }
+    (scipy.io.savemat if name == "v5.mat" else _save_v73)(str(tmp_path / name), content)
+    geometry = open_recording(tmp_path / name).geometry
+    np.testing.assert_allclose(geometry.voxel_size_m, np.array([1, 2, 0.5]) * 0.185e-3, rtol=1e-9)
+    np.testing.assert_allclose(geometry.matrix_m[:3, 3], np.array([-10, 0, 4]) * 0.185e-3, rtol=1e-9)
+    assert (geometry.sound_speed_m_s, geometry.transmit_frequency_hz) == (1480.0, 7.7e6)
+    with pytest.raises(RecordingError, match=r"contradictory sound speed, 1480 m/s in Resource .* but 1540 m/s in the"):
+        open_recording(tmp_path / name, sound_speed_m_s=1540.0)
+    second = open_recording(tmp_path / name, variable="IQData{2}")
+    np.testing.assert_array_equal(second.frames(0, 8), frames[:2])
+
+
+@pytest.mark.parametrize("name", ["v5.mat", "v73.mat"])
+def test_a_workspace_may_lack_any_field(tmp_path, frames, geometry, name):
+    content = {"IQ": frames.transpose(2, 0, 1, 3), **STRUCTS, "Resource": {"VDAS": 1.0}, "Trans": {"name": "x"}}
+    write = scipy.io.savemat if name == "v5.mat" else _save_v73
+    write(str(tmp_path / name), content)
+    assert open_recording(tmp_path / name).geometry == geometry
+
+
+@pytest.mark.parametrize("name", ["v5.mat", "v73.mat"])
+def test_nonsense_in_a_workspace_is_named(tmp_path, frames, name):
+    resource = {"Parameters": {"speedOfSound": np.array([1480.0, 1540.0])}}
+    write = scipy.io.savemat if name == "v5.mat" else _save_v73
+    write(str(tmp_path / name), {"IQ": frames.transpose(2, 0, 1, 3), **STRUCTS, "Resource": resource})
+    with pytest.raises(RecordingError, match=r"Resource\.Parameters\.speedOfSound is \[1480\.0, 1540\.0\]; wanted one"):
+        open_recording(tmp_path / name)
+
+
+def _cells(*arrays):
+    cells = np.empty((1, len(arrays)), dtype=object)
+    for number, array in enumerate(arrays):
+        cells[0, number] = array
+    return cells
+
+
+def _save_v73(path, content):
+    hdf5storage.savemat(path, content, format="7.3", store_python_metadata=False)
 
 
 def test_gzip_blocks_in_order_cost_one_pass(tmp_path, frames, write_sidecar_of, monkeypatch):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sparse_ulm.errors import RecordingError
-from sparse_ulm.io import find_recordings, open_recording, open_recordings, read_correlation_truth
+from sparse_ulm.io import find_recordings, open_recording, open_recordings, read_correlation_truth, save_recording
 
 OPTIONS = {
     "voxel_size_mm": (0.1, 0.2, 0.05),
@@ -95,3 +95,21 @@ def test_training_truth_that_is_absent_or_odd_is_named(training_file, geometry):
         read_correlation_truth(training_file, "3", geometry)
     with pytest.raises(RecordingError, match=r"has shape \(4, 4, 4, 4\); wanted \(n_tracks, 4, n_times\) or \(n, 4\)"):
         read_correlation_truth(training_file, "1", geometry)
+
+
+@pytest.mark.parametrize("name", ["a.uff", "a.zarr", "a.hraw"])
+def test_formats_that_are_only_read_are_not_written(tmp_path, frames, geometry, name):
+    with pytest.raises(RecordingError, match=rf"{name}: this format is only read; wanted one of \.nii, .*\.mat"):
+        save_recording(tmp_path / name, frames, geometry)
+    assert not (tmp_path / name).exists()
+
+
+def test_an_hdf5_file_is_opened_by_what_it_holds(tmp_path, frames):
+    """A zea file, a training file and one of Ultratrace may have the same suffix; a damaged one is named."""
+    with h5py.File(tmp_path / "ultratrace.hdf5", "w") as file:
+        file["acquisitions/7/meta/compound_image"] = frames.transpose(3, 1, 2, 0)
+    assert open_recording(tmp_path / "ultratrace.hdf5", **OPTIONS).details["format"] == "Ultratrace HDF5"
+    with h5py.File(tmp_path / "training.hdf5", "w") as file:
+        file["acquisitions/7/iq_frames"] = frames
+        file["1/CorrMap"] = np.stack([frames.real, frames.imag]).T
+    assert open_recording(tmp_path / "training.hdf5", **OPTIONS).content == "correlation"

@@ -1,4 +1,7 @@
-"""PALA-style MATLAB files: `IQ` [z, x, t] or [z, x, y, t], `UF` and `PData`, lengths in wavelengths of 1540 m/s."""
+"""PALA-style MATLAB files: `IQ` [z, x, t] or [z, x, y, t], `UF` and `PData`, lengths in wavelengths of 1540 m/s.
+
+Verasonics workspaces, which hold `Resource` and `Trans`, say themselves what a wavelength is.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +19,7 @@ from sparse_ulm.io.layout import AxisOrder, ListedArray, choose_variable, requir
 from sparse_ulm.io.names import recording_stem
 from sparse_ulm.io.sidecar import read_sidecar
 from sparse_ulm.io.statements import Statement, positive_number, three_numbers
+from sparse_ulm.io.verasonics import Workspace, read_workspace
 
 USUAL_NAMES = ("IQ", "iq", "IQData{1}", "IQData", "iqSvdFiltered")
 """PALA, Verasonics and Provost-lab names of an IQ array."""
@@ -53,8 +57,10 @@ def open_matlab(path: Path, options: Statement, *, variable: str | None = None) 
         pulse, grid = (reader.read_struct(path, name) if name in structs else {} for name in ("UF", "PData"))
         shape = order.shape(chosen.shape)
         stated_pulse = _state_pulse(path, pulse)
-        stated, layout = _state_grid(path, grid, [*stated_pulse, sidecar, options], is_flat=shape[1] == 1)
-        geometry, sources = combine(path, [sidecar, *stated_pulse, stated, options], layout=layout)
+        workspace = read_workspace(path, structs, reader.read_field)
+        others = [*stated_pulse, sidecar, options]
+        stated, layout = _state_grid(path, grid, workspace, others, is_flat=shape[1] == 1)
+        geometry, sources = combine(path, [sidecar, *stated_pulse, workspace.stated, stated, options], layout=layout)
     frames = matlab_hdf5.MatlabHdf5Frames if is_hdf5 else matlab_v5.MatlabV5Frames
     return Acquisition(
         name=recording_stem(path),
@@ -104,28 +110,30 @@ def _state_pulse(path: Path, fields: Fields) -> list[Statement]:
 
 
 def _state_grid(
-    path: Path, fields: Fields, others: Sequence[Statement], *, is_flat: bool
+    path: Path, fields: Fields, workspace: Workspace, others: Sequence[Statement], *, is_flat: bool
 ) -> tuple[Statement, Statement | None]:
     """State `PData.PDelta` and `PData.Origin`, and what the layout fixes where they are given.
 
     A 2D recording has no step along y (PDelta is 0 there). Its thickness is unknown and shown as the step along x.
     """
     source = f"PData of {path.name}"
-    frequency_hz = next((s.transmit_frequency_hz for s in others if s.transmit_frequency_hz is not None), None)
+    stated_hz = (workspace.probe_frequency_hz, *(statement.transmit_frequency_hz for statement in others))
+    frequency_hz = next((value for value in stated_hz if value is not None), None)
     if "PDelta" not in fields:
         return Statement(source), None
-    wavelength_mm = LAYOUT_SOUND_SPEED_M_S / (frequency_hz * 1.0e-3) if frequency_hz else 1.0
+    sound_speed_m_s = workspace.stated.sound_speed_m_s or LAYOUT_SOUND_SPEED_M_S
+    wavelength_mm = sound_speed_m_s / (frequency_hz * 1.0e-3) if frequency_hz else 1.0
     dx, dy, dz = (length * wavelength_mm or None for length in _triple(fields["PDelta"], "PDelta", source))
     if frequency_hz is None:
         # Lengths follow from the frequency, so that it alone is reported missing: these stand in for them until then.
         return Statement(source), Statement(
-            LAYOUT_NAME, (dx, dx if is_flat else dy, dz), sound_speed_m_s=LAYOUT_SOUND_SPEED_M_S
+            LAYOUT_NAME, (dx, dx if is_flat else dy, dz), sound_speed_m_s=sound_speed_m_s
         )
     origin_mm = None
     if "Origin" in fields:
         x, y, z = _triple(fields["Origin"], "Origin", source)
         origin_mm = (x * wavelength_mm, y * wavelength_mm, z * wavelength_mm)
-    layout = Statement(LAYOUT_NAME, (None, dx if is_flat else None, None), sound_speed_m_s=LAYOUT_SOUND_SPEED_M_S)
+    layout = Statement(LAYOUT_NAME, (None, dx if is_flat else None, None), sound_speed_m_s=sound_speed_m_s)
     return Statement(source, (dx, dy, dz), origin_mm), layout
 
 

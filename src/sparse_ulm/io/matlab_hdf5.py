@@ -31,6 +31,15 @@ def read_struct(path: Path, name: str) -> dict[str, Any]:
         return {field: _first(file, struct[field]) for field in struct} if isinstance(struct, h5py.Group) else {}
 
 
+def read_field(path: Path, *names: str) -> Any:
+    """Read a field of structs in one another, as "Resource", "Parameters", "speedOfSound"; None where there is none."""
+    with h5py.File(path, "r") as file:
+        item: Any = file
+        for name in names:
+            item = item.get(name) if isinstance(item, h5py.Group) else None
+        return _first(file, item)
+
+
 @dataclass(frozen=True)
 class MatlabHdf5Frames:
     """Reads frames of a variable from where they lie; the file is opened at each call, so workers share nothing.

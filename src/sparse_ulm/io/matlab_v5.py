@@ -52,6 +52,17 @@ def read_struct(path: Path, name: str) -> dict[str, Any]:
     return {field: elements[0][field] for field in elements.dtype.names or ()} if elements.size else {}
 
 
+def read_field(path: Path, *names: str) -> Any:
+    """Read a field of structs in one another, as "Resource", "Parameters", "speedOfSound"; None where there is none."""
+    value = _load_variable(path, names[0])
+    for name in names[1:]:
+        elements = np.asarray(value).ravel()
+        if not elements.size or name not in (elements.dtype.names or ()):
+            return None
+        value = elements[0][name]
+    return value
+
+
 @dataclass(frozen=True)
 class MatlabV5Frames:
     """Gives frames of a variable; the format has no access to single frames, so it is read whole and the last one kept.

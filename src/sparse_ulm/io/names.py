@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
-SUFFIXES = (".nii.gz", ".nii", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".dcm")
-"""Endings of files that are read as recordings."""
+SUFFIXES = (".nii.gz", ".nii", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".uff", ".zarr", ".hraw", ".dcm")
+"""Endings of files, and folders, that are read as recordings."""
+
+FOLDERS = (".zarr",)
+"""Endings of recordings that are a folder."""
 
 GROUP_MARK = "::"
+GROUPED = (".h5", ".hdf5", ".uff")
+"""Endings of files that may hold several recordings."""
 
 
 def recording_suffix(path: Path) -> str:
@@ -43,4 +48,4 @@ def split_group(path: str | Path) -> tuple[Path, str | None]:
     '3'
     """
     name, mark, group = str(path).rpartition(GROUP_MARK)
-    return (Path(name), group) if mark and recording_suffix(Path(name)) in (".h5", ".hdf5") else (Path(path), None)
+    return (Path(name), group) if mark and recording_suffix(Path(name)) in GROUPED else (Path(path), None)

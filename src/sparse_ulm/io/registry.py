@@ -1,6 +1,6 @@
 """Find recordings, open them by what their names and first bytes say, and save them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -9,14 +9,18 @@ from jaxtyping import Complex
 
 from sparse_ulm.acquisition import Acquisition, Geometry
 from sparse_ulm.errors import RecordingError
+from sparse_ulm.io.confusius import open_confusius
 from sparse_ulm.io.correlation import open_correlation, save_correlation
 from sparse_ulm.io.dicom import open_dicom
+from sparse_ulm.io.iconeus import open_iconeus
 from sparse_ulm.io.matlab import open_matlab
 from sparse_ulm.io.matlab_write import MatlabVersion, save_matlab
-from sparse_ulm.io.names import SUFFIXES, recording_suffix, split_group
+from sparse_ulm.io.names import FOLDERS, SUFFIXES, recording_suffix, split_group
 from sparse_ulm.io.nifti import open_nifti, save_nifti
 from sparse_ulm.io.npz import open_npy, open_npz, save_npy, save_npz
 from sparse_ulm.io.statements import Number, Statement, state_options
+from sparse_ulm.io.uff import open_uff
+from sparse_ulm.io.ultratrace import is_ultratrace, open_ultratrace
 from sparse_ulm.io.zea import is_zea, open_zea
 
 WRITERS = {
@@ -31,21 +35,21 @@ WRITERS = {
 
 
 def find_recordings(path: str | Path) -> list[Path]:
-    """List the recordings of a folder, sorted by name, or the one file that `path` is.
+    """List the recordings of a folder, sorted by name, or the one recording that `path` is.
 
     Hidden files are left out, so that a recording that is being written is not seen.
 
     Args:
-        path: A folder (its own files, not those of folders inside), or one recording.
+        path: A folder (what lies in it, not in folders inside), or one recording, which may be a .zarr folder.
 
     Raises:
         RecordingError: If there is no such path, or the folder holds no recording.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if not folder.is_dir() or recording_suffix(folder) in FOLDERS:
         require_file(split_group(path)[0])
         return [folder]
-    found = sorted(f for f in folder.iterdir() if f.is_file() and recording_suffix(f) and not f.name.startswith("."))
+    found = sorted(f for f in folder.iterdir() if _is_recording(f) and not f.name.startswith("."))
     if not found:
         raise RecordingError(
             f"{folder}: no recordings found; wanted files ending in {', '.join(SUFFIXES)}. Check the folder."
@@ -53,16 +57,31 @@ def find_recordings(path: str | Path) -> list[Path]:
     return found
 
 
+def _is_recording(path: Path) -> bool:
+    """Tell by its suffix whether a file, or a folder, is a recording."""
+    suffix = recording_suffix(path)
+    return bool(suffix) and (path.is_dir() if suffix in FOLDERS else path.is_file())
+
+
 def require_file(path: Path) -> None:
     """Refuse a path that is no recording with something in it.
 
     Raises:
-        RecordingError: If it does not exist, is a folder, is empty, or its suffix is none of ours.
+        RecordingError: If it does not exist, is a folder where a file is wanted or the reverse, is empty, or its
+            suffix is none of ours.
     """
     if not path.exists():
         raise RecordingError(f"{path}: no such file. Check the path.")
-    if not recording_suffix(path):
-        raise RecordingError(f"{path.name}: not a recording by its suffix; wanted one of {', '.join(SUFFIXES)}.")
+    suffix = recording_suffix(path)
+    if not suffix:
+        cure = " Of Iconeus recordings pass the .hraw beside it." if path.suffix.lower() == ".raw" else ""
+        raise RecordingError(f"{path.name}: not a recording by its suffix; wanted one of {', '.join(SUFFIXES)}.{cure}")
+    if suffix in FOLDERS:
+        if not path.is_dir():
+            raise RecordingError(f"{path.name}: is no folder; wanted one, as Zarr recordings are. Unpack or rename it.")
+        if not any(path.iterdir()):
+            raise RecordingError(f"{path.name}: is an empty folder; wanted a recording. Copy or export it again.")
+        return
     if not path.is_file():
         raise RecordingError(f"{path.name}: is no file; wanted one recording.")
     if path.stat().st_size == 0:
@@ -79,7 +98,7 @@ def open_recordings(
     variable: str | None = None,
     dynamic_range_db: Number | None = None,
 ) -> list[Acquisition]:
-    """Open everything that a file holds: one recording, or one per group of a training HDF5 or track of a zea file.
+    """Open everything that a file holds: one recording, or one per group, track or data set of HDF5 files.
 
     Options fill what the file and its sidecar do not say. Frames are read later, when they are asked for.
 
@@ -89,7 +108,7 @@ def open_recordings(
         frame_rate_hz: Volumes per second, after compounding.
         transmit_frequency_hz: Centre frequency of the transmitted pulse.
         sound_speed_m_s: Sound speed used in beamforming.
-        variable: Which array of a .mat or .npz, or region of a .dcm, to read, where that is not clear.
+        variable: Which array of a .mat, .npz or .zarr, or region of a .dcm, to read, where that is not clear.
         dynamic_range_db: Decibels from black to white, of log-compressed images.
 
     Raises:
@@ -161,10 +180,9 @@ def save_recording(
     """
     target = Path(path)
     suffix = recording_suffix(target)
-    if not suffix:
-        raise RecordingError(f"{target.name}: no format has this suffix; wanted one of {', '.join(SUFFIXES)}.")
-    if suffix == ".dcm":
-        raise RecordingError(f"{target.name}: DICOM holds no IQ. Save it as .nii.gz.")
+    if suffix != ".mat" and suffix not in WRITERS:
+        found = "this format is only read" if suffix else "no format has this suffix"
+        raise RecordingError(f"{target.name}: {found}; wanted one of {', '.join((*WRITERS, '.mat'))}. Choose another.")
     if suffix == ".mat":
         save_matlab(target, frames, geometry, version=matlab_version)
     else:
@@ -186,13 +204,21 @@ def _open(
         return [open_matlab(file, options, variable=variable)]
     if suffix == ".dcm":
         return [open_dicom(file, options, dynamic_range_db=dynamic_range_db, region=variable)]
-    return open_zea(file, options, group=group) if _holds_zea(file) else open_correlation(file, options, group=group)
+    if suffix == ".zarr":
+        return [open_confusius(file, options, variable=variable)]
+    if suffix == ".hraw":
+        return [open_iconeus(file, options)]
+    if suffix == ".uff":
+        return open_uff(file, options, group=group)
+    return _hdf5_reader(file)(file, options, group=group)
 
 
-def _holds_zea(path: Path) -> bool:
-    """Look into an HDF5 file; a damaged one is left to the reader's own message."""
+def _hdf5_reader(path: Path) -> Callable[..., list[Acquisition]]:
+    """Choose a reader by what an HDF5 file holds; a damaged one is left to the reader's own message."""
     try:
         with h5py.File(path, "r") as file:
-            return is_zea(file)
+            if is_zea(file):
+                return open_zea
+            return open_ultratrace if is_ultratrace(file) else open_correlation
     except OSError:
-        return False
+        return open_correlation

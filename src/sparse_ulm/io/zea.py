@@ -11,25 +11,22 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
-from sparse_ulm.acquisition import Acquisition, as_rows
+from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.conventions import Frames
 from sparse_ulm.errors import RecordingError
 from sparse_ulm.io.combine import combine
 from sparse_ulm.io.damage import reading
+from sparse_ulm.io.grid import state_points
 from sparse_ulm.io.layout import AxisOrder, refuse_other_axes, require_axes
 from sparse_ulm.io.names import recording_stem
 from sparse_ulm.io.sidecar import read_sidecar
-from sparse_ulm.io.statements import Statement, millimetres
+from sparse_ulm.io.statements import Statement
 
 VALUES, COORDINATES = "data/beamformed_data/values", "data/beamformed_data/coordinates"
 STORED_AXES = [AxisOrder(("t", "z", "x")), AxisOrder(("t", "z", "x", "y"))]
 """Stored axes before the last one, which holds I and Q."""
-
-GRID_TOLERANCE_VOXEL = 0.01
-"""Pixels may lie so far off a regular grid: float32 metres round to a millionth of a usual voxel."""
 
 RATE_TOLERANCE = 0.01
 """Frames whose periods differ by more have no frame rate."""
@@ -169,42 +166,7 @@ def _state_grid(
         )
     x, y, z, _ = shape
     points = stored.reshape(z, x, y, 3).transpose(1, 2, 0, 3)
-    steps = _steps(path, points)
-    sizes = np.linalg.norm(steps, axis=1)
-    known = [size if n > 1 else None for size, n in zip(millimetres(sizes.tolist()), (x, y, z), strict=True)]
-    unit = np.where(sizes[:, None] > 0, steps / np.where(sizes > 0, sizes, 1.0)[:, None], np.nan)
-    if y == 1:  # the missing direction, so that the axes are right-handed
-        unit[1] = np.cross(unit[2], unit[0])
-    origin = tuple(millimetres(points[0, 0, 0].tolist()))
-    directions = as_rows(unit.T) if np.isfinite(unit).all() else None
-    layout = Statement(LAYOUT_NAME, (None, known[0], None)) if y == 1 else None
-    return Statement(source, tuple(known), origin, directions), layout  # type: ignore[arg-type]
-
-
-def _steps(path: Path, points: Float[np.ndarray, "x y z 3"]) -> NDArray[np.float64]:
-    """Give the step along x, y and z as rows, 0 along an axis of one pixel.
-
-    Raises:
-        RecordingError: If the pixels do not lie on a regular grid.
-    """
-    steps = np.zeros((3, 3))
-    predicted = np.broadcast_to(points[0, 0, 0], points.shape).copy()
-    for axis, n in enumerate(points.shape[:3]):
-        if n > 1:
-            last = np.take(np.take(points, [0], axis=(axis + 1) % 3), [0], axis=(axis + 2) % 3)
-            ends = np.take(last, [0, n - 1], axis=axis).reshape(2, 3)
-            steps[axis] = (ends[1] - ends[0]) / (n - 1)
-            along = np.arange(n).reshape([-1 if a == axis else 1 for a in range(3)] + [1])
-            predicted += along * steps[axis]
-    sizes = np.linalg.norm(steps, axis=1)
-    smallest = sizes[sizes > 0].min(initial=np.inf)
-    off = float(np.linalg.norm(points - predicted, axis=-1).max())
-    if not np.isfinite(points).all() or off > GRID_TOLERANCE_VOXEL * smallest:
-        raise RecordingError(
-            f"{path.name}: its pixels lie up to {off * 1e3:.3g} mm off a regular grid; wanted equal steps, as "
-            "convolutions and maps do. Beamform on a Cartesian grid."
-        )
-    return steps
+    return state_points(path, source, points, layout_name=LAYOUT_NAME)
 
 
 def _state_scan(path: Path, file: h5py.File, at: str) -> Statement:
