@@ -90,7 +90,7 @@ def torchrun(*files: str, **options: object) -> "subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", OPTIONS)
+@pytest.mark.parametrize("method", ["localisation", "classical"])  # trajectory_map: by torchrun
 def test_two_ranks_give_the_bits_of_one_process(folder: Path, weights: Path, method: str) -> None:
     weights, options = weights_of(method, folder, weights), OPTIONS[method]
     answer(folder, "one", weights, options)
@@ -174,17 +174,19 @@ def train(simulated: Path, output_dir: Path, *overlay: str, **options: Any) -> d
     }
 
 
-def test_two_ranks_stay_together_and_resume(simulated: Path, tmp_path: Path) -> None:
+def test_two_ranks_stay_together_resume_and_give_weights_that_inference_loads(simulated: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
     for n_epochs in (1, 2):  # the second call goes on from the first
         options = {"variant": "pruning", "n_epochs": n_epochs, "batch_blocks": 1}
-        first, second = on_ranks(2, _train_on_rank, simulated, tmp_path, options, join=False)
+        first, second = on_ranks(2, _train_on_rank, simulated, run, options, join=False)
         assert first["steps"] == 2 * n_epochs  # three blocks, the first of them twice
         for name, value in first.items():
             np.testing.assert_array_equal(second[name], value, err_msg=name)
-    assert sorted(path.name.split(".")[0] for path in tmp_path.iterdir()) == ["events"] * 2 + ["last", "model"]
-    kept = torch.load(tmp_path / "last.pt")
+    assert sorted(path.name.split(".")[0] for path in run.iterdir()) == ["events"] * 2 + ["last", "model"]
+    kept = torch.load(run / "last.pt")
     assert kept["epoch"] == 2
     assert all(torch.equal(value, first[name]) for name, value in kept["model"].items())
+    _infer_validation(simulated, tmp_path, run / "model.pt")
 
 
 def _train_on_rank(simulated: Path, output_dir: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -199,6 +201,13 @@ def test_more_processes_than_validation_blocks_are_refused(simulated: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def _infer_validation(simulated: Path, folder: Path, weights: Path) -> None:
+    options = {"temporal_strides": [2, 2, 2], "max_kept_sites": 500, "variant": "pruning"}
+    infer(simulated / "validation", folder / "out", weights, **options)
+    assert len(list((folder / "out").glob("*/*_density.nii.gz"))) == 2
+
+
+@pytest.mark.slow  # three processes import everything
 def test_torchrun_trains_weights_that_inference_loads(simulated: Path, tmp_path: Path) -> None:
     done = torchrun(
         "train.yaml", "multi_gpu_train.yaml", dataset_dir=simulated, output_dir=tmp_path / "run", n_epochs=1,
@@ -206,6 +215,4 @@ def test_torchrun_trains_weights_that_inference_loads(simulated: Path, tmp_path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Epoch: 1/1, Iter: 1/2") <= 1, "one rank logs"
-    options = {"temporal_strides": [2, 2, 2], "max_kept_sites": 500, "variant": "pruning"}
-    infer(simulated / "validation", tmp_path / "out", tmp_path / "run/model.pt", **options)
-    assert len(list((tmp_path / "out").glob("*/*_density.nii.gz"))) == 2
+    _infer_validation(simulated, tmp_path, tmp_path / "run/model.pt")
