@@ -66,6 +66,7 @@ def infer(dataset_dir, output_dir, weights, **options):
         "block_frames": 32,
         "probability_threshold": 1.0e-3,
         "keep_probability": 1.0e-3,
+        "report": False,
         **SIZES,
     }
     return run_config(

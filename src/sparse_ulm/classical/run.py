@@ -29,6 +29,7 @@ def run_folder(
     track_formats: str | Sequence[str],
     resume: bool = True,
     force: bool = False,
+    report: bool = False,
 ) -> list[Path]:
     """Run the pipeline on all recordings of a folder and write `OUTPUT_DIR/NAME/` for each.
 
@@ -48,6 +49,7 @@ def run_folder(
         track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
         resume: Leave alone what is done, and go on where a run was stopped (`batch.run_recordings`).
         force: Replace results of other settings.
+        report: Write `OUTPUT_DIR/report.html` at the end.
 
     Returns:
         The folders of all recordings.
@@ -71,7 +73,7 @@ def run_folder(
         for item in tqdm(blocks, desc=blocks[0]["image"].name, disable=None):
             store.save(item["core"][0], method.result_of(item["image"], *item["core"]))
 
-    return run_recordings(blocks, method, compute, output_dir=output_dir, resume=resume, force=force)
+    return run_recordings(blocks, method, compute, output_dir=output_dir, resume=resume, force=force, report=report)
 
 
 class _Classical:

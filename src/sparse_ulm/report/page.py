@@ -39,26 +39,31 @@ def render(facts: RunFacts, sections: Sequence[Section]) -> str:
     has_viewer = any(section.volume is not None for section in sections)
     niivue = _read(NIIVUE / "niivue.umd.js") if has_viewer else ""
     headings, rows = main_table(facts.scores)
-    return _environment().get_template("page.html").render(
-        policy=POLICY.format(
-            scripts=" ".join(_source(text) for text in (niivue, texts["viewer.js"])), styles=_source(texts["page.css"])
-        ),
-        style=texts["page.css"],
-        niivue=niivue,
-        viewer=texts["viewer.js"],
-        licences=[_read(NIIVUE / name) for name in ("LICENSE", "THIRD_PARTY.txt")] if has_viewer else [],
-        folder=facts.folder.resolve().name,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=__version__,
-        sections=sections,
-        statuses=_count_statuses(sections),
-        count_labels=_count_labels(sections),
-        notes=[*facts.notes, *_notes(sections)],
-        score_headings=headings,
-        score_rows=rows,
-        all_scores=all_of_total(facts.scores),
-        groups=_group_settings(sections),
-        shown=[(i, section) for i, section in enumerate(sections) if section.volume is not None],
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            policy=POLICY.format(
+                scripts=" ".join(_source(text) for text in (niivue, texts["viewer.js"])),
+                styles=_source(texts["page.css"]),
+            ),
+            style=texts["page.css"],
+            niivue=niivue,
+            viewer=texts["viewer.js"],
+            licences=[_read(NIIVUE / name) for name in ("LICENSE", "THIRD_PARTY.txt")] if has_viewer else [],
+            folder=facts.folder.resolve().name,
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            version=__version__,
+            sections=sections,
+            statuses=_count_statuses(sections),
+            count_labels=_count_labels(sections),
+            notes=[*facts.notes, *_notes(sections)],
+            score_headings=headings,
+            score_rows=rows,
+            all_scores=all_of_total(facts.scores),
+            groups=_group_settings(sections),
+            shown=[(i, section) for i, section in enumerate(sections) if section.volume is not None],
+        )
     )
 
 

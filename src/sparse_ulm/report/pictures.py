@@ -78,7 +78,9 @@ def draw_speed(speed_mm_s: ReadMap, *, title: str) -> bytes:
         axes = figure.add_axes(layout.picture_box(0, column))
         draw_picture(axes, masked, plane, layout, norm=norm, cmap=COLOUR_MAP, interpolation="nearest")
     add_scale_bar(figure.axes[0], layout)
-    bar_axes = figure.add_axes(layout.box(layout.right_edge_inch + 0.3, TOP_INCH, 0.14, min(layout.row_height_inch, 3)))
+    bar_axes = figure.add_axes(
+        layout.box(layout.right_edge_inch + 0.3, TOP_INCH, 0.14, min(layout.row_height_inch, 3.0))
+    )
     bar = figure.colorbar(ScalarMappable(norm, COLOUR_MAP), cax=bar_axes, extend="max")
     bar.set_label("Mean speed (mm/s)", size=9)
     bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from sparse_ulm.report.bubbles import Bubbles, Tracks
 
 SIZE_INCH, DOTS_PER_INCH = (4.6, 2.8), 120
+AXES_BOX = (0.16, 0.19, 0.81, 0.77)
+"""Left, bottom, width and height as shares of the figure: layout by measuring would draw everything twice."""
+
 COLOURS = ("#2b6cb0", "#c2571a", "#4a4a4a")
 """Distinct for colour-blind readers, by lightness too."""
 
@@ -62,7 +65,9 @@ def plot_bubbles_per_frame(bubbles: Bubbles, tracks: Tracks | None, *, n_frames:
 def plot_track_lengths(tracks: Tracks) -> Picture:
     """Draw for how many frames tracks were followed."""
     lengths = tracks.lengths_frames()
-    caption = f"Median {np.median(lengths):.0f} frames. Most tracks at the shortest length allowed tell of broken links."
+    caption = (
+        f"Median {np.median(lengths):.0f} frames. Most tracks at the shortest length allowed tell of broken links."
+    )
     return _histogram("Track lengths", caption, "frames from first to last sample", "tracks", [(lengths, "")])
 
 
@@ -71,7 +76,9 @@ def plot_speeds(tracks: Tracks) -> Picture | None:
     speeds = tracks.mean_speeds_mm_s()
     if not len(speeds):
         return None
-    caption = f"Median {np.median(speeds):.3g} mm/s. A pile at the highest speed that may be linked tells of wrong links."
+    caption = (
+        f"Median {np.median(speeds):.3g} mm/s. A pile at the highest speed that may be linked tells of wrong links."
+    )
     return _histogram("Mean speeds of tracks", caption, "mm/s", "tracks", [(speeds, "")])
 
 
@@ -83,7 +90,9 @@ def plot_deviations(bubbles: Bubbles) -> Picture | None:
     if not known:
         return None
     medians = ", ".join(f"{name} {np.median(values):.3g}" for values, name in known)
-    caption = f"Medians: {medians} µm. As the method states it, before tracks are smoothed; not an error that was measured."
+    caption = (
+        f"Medians: {medians} µm. As the method states it, before tracks are smoothed; not an error that was measured."
+    )
     return _histogram("Stated uncertainty of bubbles", caption, "standard deviation (µm)", "bubbles", known)
 
 
@@ -142,9 +151,9 @@ def _histogram(
 
 def _picture(title: str, caption: str, x_label: str, y_label: str, draw: Callable[[Axes], None]) -> Picture:
     """Draw on a canvas of its own, so that matplotlib's global settings stay as they are."""
-    figure = Figure(figsize=SIZE_INCH, dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=SIZE_INCH, dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_axes(AXES_BOX)
     draw(axes)
     axes.set_xlabel(x_label, size=9)
     axes.set_ylabel(y_label, size=9)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.conventions import METRES_PER_MM
@@ -25,7 +26,7 @@ from sparse_ulm.report.volumes import ReadMap, ViewerVolume, read_map, viewer_vo
 
 T = TypeVar("T")
 
-DAMAGE = (UserError, OSError, ValueError, EOFError, zlib.error)
+DAMAGE = (UserError, OSError, ValueError, EOFError, zlib.error, ImageFileError)
 """What reading a damaged file raises: the rest of the page is made all the same."""
 
 

@@ -15,7 +15,8 @@
 
   const niivueOf = () => new niivue.Niivue({
     backColor: [0, 0, 0, 1], dragAndDropEnabled: false, scrollRequiresFocus: true, isOrientationTextVisible: false,
-    show3Dcrosshair: false, crosshairColor: [0.3, 0.6, 1, 0.7], crosshairWidth: 0.5, logLevel: "error",
+    show3Dcrosshair: false, crosshairColor: [0.3, 0.6, 1, 0.7], crosshairWidth: 1, logLevel: "error",
+    multiplanarPadPixels: 12,
     multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS, loadingText: "",
   });
 
@@ -24,7 +25,8 @@
     const [x, y, z] = [found.mm[0], turn * found.mm[1], turn * found.mm[2]].map((value) => value.toFixed(3));
     const density = Math.round(Math.pow(found.values[0].value, 3));
     const most = holder.dataset.joined === "1" ? "at most " : "";
-    say("viewer-place", `x ${x}, y ${y}, z ${z} mm: ${most}${density} ${holder.dataset.unit} in a voxel`);
+    const unit = density === 1 ? holder.dataset.unit.replace(/s$/, "") : holder.dataset.unit;
+    say("viewer-place", `x ${x}, y ${y}, z ${z} mm: ${most}${density} ${unit} in the voxel`);
   };
 
   const setView = (viewer, holder) => {
@@ -32,7 +34,7 @@
     views.disabled = flat;
     const kind = flat ? "flat" : views.value;
     viewer.opts.multiplanarShowRender = kind === "both" ? niivue.SHOW_RENDER.ALWAYS : niivue.SHOW_RENDER.NEVER;
-    viewer.opts.crosshairWidth = kind === "solid" || flat ? 0 : 0.5;
+    viewer.opts.crosshairWidth = kind === "solid" || flat ? 0 : 1;
     viewer.setSliceType({
       solid: niivue.SLICE_TYPE.RENDER, flat: niivue.SLICE_TYPE.CORONAL,
       both: niivue.SLICE_TYPE.MULTIPLANAR, slices: niivue.SLICE_TYPE.MULTIPLANAR,
@@ -52,6 +54,10 @@
     viewer.addVolume(volume);
     viewer.onLocationChange = place(holder);
     setView(viewer, holder);
+    // To the place of most bubbles: slices elsewhere are mostly empty.
+    viewer.scene.crosshairPos = viewer.mm2frac(holder.dataset.busiest.split(" ").map(Number));
+    viewer.createOnLocationChange();
+    viewer.drawScene();
     const joined = holder.dataset.joined === "1"
       ? `The map is too large for a page: ${holder.dataset.factor} of its voxels are shown as one, by their largest value. ` : "";
     say("viewer-message", `${joined}Shown: ${holder.dataset.shape} voxels.`);
@@ -69,7 +75,7 @@
     const viewer = niivueOf();
     await viewer.attachToCanvas(document.getElementById("viewer-canvas"));
     viewer.addColormap("density", COLOURS);
-    viewer.setRenderAzimuthElevation(115, 15);
+    viewer.setRenderAzimuthElevation(20, 15);
     section.viewer = viewer;
     chooser.addEventListener("change", () => show(viewer).catch(fail));
     views.addEventListener("change", () => setView(viewer, document.getElementById(`volume-${chooser.value}`)));

@@ -56,6 +56,7 @@ class ViewerVolume:
         factor: Voxels of the map along each axis that were joined to one, by their largest value.
         largest: Of the cube roots.
         is_turned: Whether y and z have the other sign in that file (`HALF_TURN`).
+        busiest_mm: Centre of a voxel of largest density, in the coordinates of that file.
     """
 
     base64: str
@@ -63,6 +64,7 @@ class ViewerVolume:
     factor: tuple[int, int, int]
     largest: float
     is_turned: bool
+    busiest_mm: tuple[float, float, float]
 
 
 def read_map(path: Path) -> ReadMap:
@@ -87,20 +89,27 @@ def read_map(path: Path) -> ReadMap:
 
 
 def viewer_volume(density: ReadMap) -> ViewerVolume:
-    """Prepare a density map for the viewer: joined voxels where it is too large, cube roots, half a turn."""
+    """Prepare a density map for the viewer: joined voxels where it is too large, cube roots, half a turn.
+
+    Args:
+        density: With at least one visited voxel.
+    """
     factor = joining_factor(density.values.shape)
     joined = join_voxels(density, factor)
     roots = joined.values.with_values(np.cbrt(joined.values.values))
     is_turned = bool(density.affine_mm[2, 2] > 0)
     affine = HALF_TURN @ joined.affine_mm if is_turned else joined.affine_mm
     image = nibabel.Nifti1Image(roots.dense(), affine)
+    busiest = np.array(np.unravel_index(roots.key[roots.values.argmax()], roots.shape))
+    x_mm, y_mm, z_mm = (affine[:3, :3] @ busiest + affine[:3, 3]).tolist()
     image.header.set_xyzt_units("mm", "sec")
     return ViewerVolume(
         base64.b64encode(_compressed(image)).decode("ascii"),
         roots.shape,
         factor,
-        float(roots.values.max(initial=0.0)),
+        float(roots.values.max()),
         is_turned,
+        (x_mm, y_mm, z_mm),
     )
 
 
