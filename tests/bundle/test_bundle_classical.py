@@ -24,7 +24,7 @@ FILES = [
     "axial_velocity.nii.gz", "axial_velocity.png", "counts.nii.gz", "density.nii.gz", "density.png",
     "localisations.csv", "speed.nii.gz", "tracks.csv", "tracks.trk", "uncertainty.nii.gz", "velocity.nii.gz",
 ]  # fmt: skip
-EASY = {"min_length": 5, "n_threads": 1, "block_frames": 16, "report": False}
+EASY = {"min_length": 5, "n_threads": 1, "block_frames": 16}
 
 
 def track(dataset_dir, output_dir, **options):

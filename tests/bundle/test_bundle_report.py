@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 
 def run(folder, **options):
-    defaults = {"min_length": 3, "n_threads": 1, "block_frames": 16, "maps": ["density"]}
+    defaults = {"min_length": 3, "n_threads": 1, "block_frames": 16, "maps": ["density"], "report": True}
     with pytest.raises(Exception, match="run_folder") as caught:
         run_config("classical.yaml", dataset_dir=folder / "in", output_dir=folder / "out", **(defaults | options))
     assert "1 of 2 recordings failed" in str(find_user_error(caught.value))

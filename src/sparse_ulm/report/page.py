@@ -50,7 +50,7 @@ def render(facts: RunFacts, sections: Sequence[Section]) -> str:
             style=texts["page.css"],
             niivue=niivue,
             viewer=texts["viewer.js"],
-            licences=[_read(NIIVUE / name) for name in ("LICENSE", "THIRD_PARTY.txt")] if has_viewer else [],
+            licences=[_read(NIIVUE / name) for name in ("LICENSE", "THIRD_PARTY_LICENSES")] if has_viewer else [],
             folder=facts.folder.resolve().name,
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
