@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 	$(RUN) --config_file configs/inference.yaml --dataset_dir demo_output/recordings --output_dir demo_output/trajectory_map \
 		--weights models/model.pt
 	$(RUN) --config_file configs/evaluate.yaml --dataset_dir demo_output/recordings --output_dir demo_output/trajectory_map
-	@echo "Bubbles, tracks, maps, pictures: demo_output/simulated_0000; scores: demo_output/metrics.json"
+	@echo "All on one page: demo_output/report.html. Bubbles, tracks, maps, pictures: demo_output/simulated_0000; scores: demo_output/metrics.json"
 	@echo "The map network's: demo_output/trajectory_map"
 
 # One process per core, at most four, each with one thread; tests that wait for a run of their own leave no core idle.

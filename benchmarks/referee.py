@@ -92,11 +92,11 @@ def run_config(config: str, **options: Any) -> None:
 
 
 def maps_alone(*kinds: str) -> dict[str, Any]:
-    """Give the options of a method that write the map of density, maps of `kinds`, and no more than the tables.
+    """Give the options of a method that write the map of density, maps of `kinds`, the tables, and no more.
 
     The other maps of tracks, and their pictures, take longer to write than small recordings take to localise.
     """
-    return {"maps": ["density", *kinds], "track_formats": ["csv"]}
+    return {"maps": ["density", *kinds], "track_formats": ["csv"], "report": False}
 
 
 def fingerprint(value: Any) -> str:

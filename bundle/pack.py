@@ -22,6 +22,8 @@ ALLOWED = (
     "LICENSE", "CITATION.cff", "CHANGELOG.md", "constraints.txt",
     "configs/metadata.json", "configs/logging.conf", "configs/*.yaml", "models/*.pt",
     "docs/**/*.md", "docs/**/*.png", "src/sparse_ulm/**/*.py", "src/sparse_ulm/py.typed",
+    "src/sparse_ulm/report/*.html", "src/sparse_ulm/report/*.css", "src/sparse_ulm/report/*.js",
+    "src/sparse_ulm/report/niivue/*",
 )  # fmt: skip
 """Everything that ships; what is not named here stays at home."""
 

@@ -57,8 +57,8 @@ def test_by_hand(tmp_path: Path) -> None:
     ("changes", "cure"),
     [
         ({}, "Lower max_tile_sites"),
-        ({"max_run_megabytes": 100.0}, "Lower max_run_megabytes"),
-        ({"n_tissue_components": 2}, "Lower clutter_window_frames"),
+        ({"max_run_megabytes": 100.0, "max_tile_sites": 1000}, "Lower max_run_megabytes"),
+        ({"n_tissue_components": 2, "max_tile_sites": 1000}, "Lower clutter_window_frames"),
         ({"block_frames": 2000, "max_tile_sites": 1000, "max_kept_sites": 1000}, "Lower block_frames"),
     ],
 )

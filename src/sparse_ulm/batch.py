@@ -19,6 +19,7 @@ from sparse_ulm.errors import RanksError, RecordingError, WeightsError, find_use
 from sparse_ulm.io.atomic import whole_folder
 from sparse_ulm.manifest import DONE, FAILED, UNFINISHED, Entry, Run
 from sparse_ulm.provenance import sha256_file
+from sparse_ulm.report import REPORT, try_report
 from sparse_ulm.shared_blocks import Compute, Order, compute_together, follow, leading
 
 
@@ -45,6 +46,7 @@ def run_recordings(
     output_dir: str | Path,
     resume: bool = True,
     force: bool = False,
+    report: bool = False,
 ) -> list[Path]:
     """Run a method on all recordings, one after the other.
 
@@ -55,6 +57,7 @@ def run_recordings(
         output_dir: Where `OUTPUT_DIR/NAME/` goes.
         resume: Leave alone what is done with the same settings, and go on where a run was stopped.
         force: Replace results of other settings, which are refused otherwise.
+        report: Write `OUTPUT_DIR/report.html` at the end, also where recordings failed.
 
     Returns:
         The folders of all recordings; none on a rank that only computes for rank 0.
@@ -68,11 +71,18 @@ def run_recordings(
         follow(blocks, compute)
         return []
     with leading():
-        return _lead(blocks, writer, compute, Path(output_dir), resume=resume, force=force)
+        return _lead(blocks, writer, compute, Path(output_dir), resume=resume, force=force, report=report)
 
 
 def _lead(
-    blocks: RecordingBlocks, writer: Writer, compute: Compute, output_dir: Path, *, resume: bool, force: bool
+    blocks: RecordingBlocks,
+    writer: Writer,
+    compute: Compute,
+    output_dir: Path,
+    *,
+    resume: bool,
+    force: bool,
+    report: bool,
 ) -> list[Path]:
     """Run as the only process, or the first of several."""
     blocks.require()
@@ -80,9 +90,12 @@ def _lead(
     with Run(output_dir, writer.settings, resume=resume, force=force) as run:
         for path, error in blocks.unreadable:
             run.failed(path.name, Entry(str(path), FAILED), error)
-        for acquisition, starts in run.wanted(blocks.by_recording()):
+        wanted = run.wanted(blocks.by_recording())
+        for acquisition, starts in wanted:
             _run_one(run, acquisition, starts, blocks, writer, compute)
         blocks.select(None)
+        if report and (wanted or run.failures or not (run.output_dir / REPORT).exists()):
+            try_report(run.output_dir)
         run.raise_failures()
         return [run.output_dir / name for name in blocks.by_recording()]
 

@@ -125,6 +125,7 @@ class RecordingsEvaluator(SparseEvaluator):
         output_dir: str | Path,
         resume: bool = True,
         force: bool = False,
+        report: bool = False,
         **kwargs: Any,
     ) -> None:
         """Make MONAI's evaluator.
@@ -135,10 +136,12 @@ class RecordingsEvaluator(SparseEvaluator):
             output_dir: Where `OUTPUT_DIR/NAME/` goes.
             resume: Leave alone what is done, and go on where a run was stopped.
             force: Replace results of other settings.
+            report: Write `OUTPUT_DIR/report.html` at the end.
             **kwargs: MONAI's.
         """
         super().__init__(*args, **kwargs)
         self.writer, self.output_dir, self.resume, self.force = writer, output_dir, resume, force
+        self.report = report
         self.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
@@ -159,6 +162,7 @@ class RecordingsEvaluator(SparseEvaluator):
             output_dir=self.output_dir,
             resume=self.resume,
             force=self.force,
+            report=self.report,
         )
 
     def _keep(self, engine: Engine) -> None:

@@ -44,7 +44,12 @@ def save_untrained(path, **options):
 
 
 def run_config(*names, workflow_type="inference", **options):
-    """Run a shipped config, and what lies over it, as `monai.bundle run` does, in this process; gives the workflow."""
+    """Run a shipped config, and what lies over it, as `monai.bundle run` does, in this process; gives the workflow.
+
+    No report is written unless it is asked for: its pictures take longer than most runs of the tests.
+    """
+    if names[0] in ("inference.yaml", "classical.yaml"):
+        options = {"report": False} | options
     workflow = ConfigWorkflow(
         [str(ROOT / "configs" / name) for name in names],
         workflow_type=workflow_type,

@@ -88,9 +88,13 @@ def test_simulate_infer_evaluate(tmp_path, weights, capsys):
         bubbles_per_psf_volume=[0.05, 0.05], side_lobe_share=0.0,
     )  # fmt: skip
     infer(recordings, out, weights)
+    (out / "report.html").write_text("old")
     run_config("evaluate.yaml", dataset_dir=recordings, output_dir=out)
     assert "recordings: 2. All scores:" in capsys.readouterr().out
     assert (out / "metrics.csv").read_text().count("simulated_000") == 2
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "Map and truth" in report
+    assert "n_predicted_voxels" in report
 
 
 def test_a_run_from_another_folder(tmp_path, weights):

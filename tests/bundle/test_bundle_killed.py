@@ -38,6 +38,7 @@ def start(method: str, folder: Path, output: str, weights: Path, **options: obje
     given = [] if method == "classical" else ["--weights", str(weights)]
     return subprocess.Popen(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", str(ROOT), *settings,
+         "--report", "false",
          *given, "--dataset_dir", str(folder / "in"), "--output_dir", str(folder / output)],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip

@@ -61,6 +61,8 @@ def test_what_is_packed(root, tmp_path):
     inside = {name.partition("/")[2] for name in names}
     assert {"LICENSE", "configs/metadata.json", "configs/logging.conf", "models/model.pt", "docs/README.md"} <= inside
     assert {"sparse_ulm/transforms.py", "sparse_ulm/sparse/engines/native.py", "sparse_ulm/py.typed"} <= inside
+    assert {f"sparse_ulm/report/{name}" for name in ("page.html", "page.css", "viewer.js", "niivue/niivue.umd.js",
+            "niivue/LICENSE", "niivue/THIRD_PARTY_LICENSES")} <= inside  # fmt: skip
     assert not [name for name in inside if name.startswith(("src", "data", "tests", "bundle", "."))]
     assert not [
         name for name in inside if "private" in name or "__pycache__" in name or name.endswith((".txt", "mine.json"))

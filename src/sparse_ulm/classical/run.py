@@ -35,6 +35,7 @@ def run_folder(
     dicom_tags: Mapping[str, Any] | None = None,
     resume: bool = True,
     force: bool = False,
+    report: bool = False,
 ) -> list[Path]:
     """Run the pipeline on all recordings of a folder and write `OUTPUT_DIR/NAME/` for each.
 
@@ -56,6 +57,7 @@ def run_folder(
         dicom_tags: What they say of patient and study (`dicom_tags.ALLOWED_TAGS`).
         resume: Leave alone what is done, and go on where a run was stopped (`batch.run_recordings`).
         force: Replace results of other settings.
+        report: Write `OUTPUT_DIR/report.html` at the end.
 
     Returns:
         The folders of all recordings.
@@ -79,7 +81,7 @@ def run_folder(
         for item in tqdm(blocks, desc=blocks[0]["image"].name, disable=True if ranks.rank() > 0 else None):
             store.save(item["core"][0], method.result_of(item["image"], *item["core"]))
 
-    return run_recordings(blocks, method, compute, output_dir=output_dir, resume=resume, force=force)
+    return run_recordings(blocks, method, compute, output_dir=output_dir, resume=resume, force=force, report=report)
 
 
 class _Classical:
