@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from sparse_ulm.errors import UserError
 from sparse_ulm.io.nifti import save_sparse_map
 from sparse_ulm.mapping.accumulate import DensityAccumulator
 from sparse_ulm.mapping.figure import save_projections
+from sparse_ulm.motion import MotionSettings
+from sparse_ulm.motion_estimation import check_motion, report_motion
 from sparse_ulm.provenance import write_provenance
 
 
@@ -28,9 +31,11 @@ class MapWriter:
         upsampling: Refinement of the network's map per axis.
         provenance: What `provenance.json` repeats: settings of the run.
         weights: File of the weights, hashed into `provenance.json`.
+        motion: Fields of `motion.MotionSettings.of`: voxels of every block are moved by its mean displacement, and
+            `NAME_motion.csv` is written.
 
     Raises:
-        UserError: If the threshold is no probability.
+        UserError: If the threshold is no probability, or motion is set to something impossible.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class MapWriter:
         upsampling: tuple[int, int, int] | list[int],
         provenance: dict[str, Any],
         weights: str | Path,
+        motion: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the settings."""
         if not 0.0 <= threshold < 1.0:
@@ -47,7 +53,8 @@ class MapWriter:
         self.threshold = threshold
         x, y, z = upsampling
         self.upsampling = (int(x), int(y), int(z))
-        self.provenance, self.weights = provenance, Path(weights)
+        self.motion = MotionSettings.of(motion)
+        self.provenance, self.weights = provenance | {"motion": asdict(self.motion)}, Path(weights)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -55,7 +62,8 @@ class MapWriter:
         return self.provenance | {"threshold": self.threshold, "weights": self.weights}
 
     def check(self, acquisition: Acquisition) -> None:
-        """Find nothing to refuse: the threshold was looked at before."""
+        """Refuse a recording whose motion cannot be estimated; the threshold was looked at before."""
+        check_motion(acquisition, self.motion)
 
     def result_of(self, table: Tensor, item: Mapping[str, Any]) -> BlockResult:
         """Take the voxels of one block, and their probabilities, from the network's answer."""
@@ -63,15 +71,24 @@ class MapWriter:
         index = rows[:, :3].astype(np.int32)
         shape = np.asarray(item["shape"]) * np.asarray(self.upsampling)
         inside = (index < shape).all(axis=1)  # the range is padded to the network's stride
-        return {"index": index[inside], "probability": rows[inside, 3]}
+        return {"index": index[inside], "probability": rows[inside, 3], "core": np.array(item["core"])}
 
     def write(self, folder: Path, acquisition: Acquisition, results: Iterator[BlockResult], *, started: float) -> None:
         """Write one recording's outputs."""
         x, y, z = (size * factor for size, factor in zip(acquisition.shape[:3], self.upsampling, strict=True))
         name, geometry = acquisition.name, acquisition.geometry.refined(self.upsampling)
         grid = DensityAccumulator((x, y, z), geometry, threshold=self.threshold)
+        motion = report_motion(folder, acquisition, self.motion)
         for result in results:
-            grid.add(result["index"], result["probability"])
+            index, probability = result["index"], result["probability"]
+            if motion is not None:
+                first, last = result["core"].tolist()
+                moved = motion.voxels(index, self.upsampling, (first, last))
+                if moved is None:
+                    continue
+                inside = ((moved >= 0) & (moved < np.array((x, y, z)))).all(axis=1)
+                index, probability = moved[inside], probability[inside]
+            grid.add(index, probability)
         density = grid.density()
         if not density.values.any():
             warnings.warn(
@@ -88,7 +105,7 @@ class MapWriter:
         save_projections(folder / f"{name}_density.png", density, geometry, label=label, title=name)
         write_provenance(
             folder / "provenance.json",
-            config=self.provenance,
+            config=self.provenance | ({"motion_found": motion.summary()} if motion else {}),
             inputs=[acquisition.path],
             weights=self.weights,
             started=started,

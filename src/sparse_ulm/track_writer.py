@@ -15,6 +15,8 @@ from sparse_ulm.classical.outputs import Outputs, check_linking, write_linked
 from sparse_ulm.classical.presets import GAUSSIAN_KALMAN, changed
 from sparse_ulm.errors import UserError
 from sparse_ulm.localise import N_COLUMNS, to_localisations
+from sparse_ulm.motion import MotionSettings
+from sparse_ulm.motion_estimation import check_motion
 
 
 class TrackWriter:
@@ -27,9 +29,10 @@ class TrackWriter:
         track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
         provenance: What `provenance.json` repeats: settings of the run.
         weights: File of the weights, hashed into `provenance.json`.
+        motion: Fields of `motion.MotionSettings.of`.
 
     Raises:
-        UserError: If the threshold is impossible, or a kind of map or file is unknown.
+        UserError: If the threshold or the motion is impossible, or a kind of map or file is unknown.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class TrackWriter:
         track_formats: str | Sequence[str],
         provenance: dict[str, Any],
         weights: str | Path,
+        motion: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the settings."""
         if not threshold > 0.0:
@@ -48,7 +52,10 @@ class TrackWriter:
         self.threshold = threshold
         self.preset = changed(GAUSSIAN_KALMAN, **linking)
         self.outputs = Outputs.of(maps=maps, track_formats=track_formats)
-        self.provenance = provenance | {"linking": asdict(self.preset)} | asdict(self.outputs)
+        self.motion = MotionSettings.of(motion)
+        self.provenance = (
+            provenance | {"linking": asdict(self.preset), "motion": asdict(self.motion)} | asdict(self.outputs)
+        )
         self.weights = Path(weights)
 
     @property
@@ -57,8 +64,9 @@ class TrackWriter:
         return self.provenance | {"threshold": self.threshold, "weights": self.weights}
 
     def check(self, acquisition: Acquisition) -> None:
-        """Refuse settings of linking and smoothing that are impossible for a recording."""
+        """Refuse settings of linking, smoothing and motion that are impossible for a recording."""
         check_linking(acquisition, self.preset)
+        check_motion(acquisition, self.motion)
 
     def result_of(self, table: Tensor, item: Mapping[str, Any]) -> BlockResult:
         """Take the bubbles of the block's own frames; those of its context belong to its neighbours."""
@@ -82,5 +90,6 @@ class TrackWriter:
             provenance=self.provenance,
             weights=self.weights,
             started=started,
+            motion=self.motion,
             advice="Check bubble_threshold, min_length, clutter removal and the recording itself.",
         )

@@ -14,6 +14,8 @@ from sparse_ulm.blocks import RecordingBlocks
 from sparse_ulm.classical.outputs import Outputs, check_linking, write_linked
 from sparse_ulm.classical.pipeline import Recorded, localise_block
 from sparse_ulm.classical.presets import find_preset
+from sparse_ulm.motion import MotionSettings
+from sparse_ulm.motion_estimation import check_motion
 
 
 def run_folder(
@@ -27,6 +29,7 @@ def run_folder(
     geometry: dict[str, Any],
     maps: str | Sequence[str],
     track_formats: str | Sequence[str],
+    motion: Mapping[str, Any] | None = None,
     resume: bool = True,
     force: bool = False,
 ) -> list[Path]:
@@ -46,6 +49,7 @@ def run_folder(
         geometry: Keyword overrides for `io.open_recording`; None values are left out.
         maps: Kinds of maps (`track_map_files.MAPS`); density is always written.
         track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
+        motion: Fields of `motion.MotionSettings.of`.
         resume: Leave alone what is done, and go on where a run was stopped (`batch.run_recordings`).
         force: Replace results of other settings.
 
@@ -64,6 +68,7 @@ def run_folder(
         settings,
         known,
         Outputs.of(maps=maps, track_formats=track_formats),
+        MotionSettings.of(motion),
         {"clutter": asdict(blocks.clutter), "geometry_overrides": geometry},
     )
 
@@ -78,20 +83,29 @@ class _Classical:
     """The method as `batch.run_recordings` wants it."""
 
     def __init__(
-        self, preset: str, changes: dict[str, Any], recorded: Recorded, outputs: Outputs, others: dict[str, Any]
+        self,
+        preset: str,
+        changes: dict[str, Any],
+        recorded: Recorded,
+        outputs: Outputs,
+        motion: MotionSettings,
+        others: dict[str, Any],
     ) -> None:
         self.preset, self.recorded, self.outputs = find_preset(preset, **changes), recorded, outputs
+        self.motion = motion
         self.settings: Mapping[str, Any] = {
             "preset": preset,
             **asdict(self.preset),
             **asdict(recorded),
             **asdict(outputs),
+            "motion": asdict(motion),
             **others,
         }
 
     def check(self, acquisition: Acquisition) -> None:
         """Refuse impossible settings before work is done."""
         check_linking(acquisition, self.preset)
+        check_motion(acquisition, self.motion)
 
     def result_of(self, acquisition: Acquisition, start: int, stop: int) -> BlockResult:
         """Localise the bubbles of one block."""
@@ -109,5 +123,6 @@ class _Classical:
             provenance=self.settings,
             weights=None,
             started=started,
+            motion=self.motion,
             advice="Check noise_factor, min_length, clutter removal and the recording itself.",
         )
