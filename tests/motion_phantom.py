@@ -45,11 +45,11 @@ class Phantom:
     def __init__(self, field: Field, *, shape: tuple[int, int, int] = SHAPE, seed: int = 3) -> None:
         rng = np.random.default_rng(seed)
         self.field, self.shape = field, shape
-        margin_m, size_m = 4 * STEP_M, np.array(shape) * STEP_M
+        margin_m, size_m = 3 * STEP_M, np.array(shape) * STEP_M
         if shape[1] == 1:
             margin_m[1] = 0.0
         # Enough for speckle: some scatterers in every -6 dB volume, or area.
-        per_m3 = 3.0 / np.prod(np.minimum(FWHM_M, size_m))
+        per_m3 = 2.0 / np.prod(np.minimum(FWHM_M, size_m))
         n = int(per_m3 * np.prod(size_m + 2 * margin_m))
         self.scatterers_m = rng.uniform(-margin_m, size_m + margin_m, (n, 3))
         self.echo = (rng.normal(size=n) + 1j * rng.normal(size=n)).astype(np.complex64)

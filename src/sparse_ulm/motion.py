@@ -87,8 +87,8 @@ class Motion:
 
     The displacement of a material point follows its place in the reference; it is held at nodes of a lattice in the
     windows that could be registered. Between nodes it is trilinear, which is exact for a rigid motion. Between the
-    windows' centres it is a cubic spline: a straight line would cut the turning points of breath and pulse. The spline
-    is natural, and so goes on straight from the outer centres to the ends of the recording.
+    windows' centres it is a cubic spline (not-a-knot): straight lines would cut the turning points of breath and pulse,
+    and a natural spline, straight at its ends, missed four times as much in the first and last half window.
 
     Attributes:
         geometry: Of the recording.
@@ -108,7 +108,7 @@ class Motion:
 
     @cached_property
     def _spline(self) -> CubicSpline:
-        return CubicSpline(self.centre_frame, self.displacement_voxel, bc_type="natural", extrapolate=True)
+        return CubicSpline(self.centre_frame, self.displacement_voxel, bc_type="not-a-knot", extrapolate=True)
 
     def field_voxel(self, frame: Float[np.ndarray, " n"] | Int[np.ndarray, " n"]) -> Float[np.ndarray, "n gx gy gz 3"]:
         """Give the displacement of the nodes in some frames, in voxels; frames may be fractions."""

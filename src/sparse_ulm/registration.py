@@ -149,7 +149,9 @@ class Registration:
     def _smooth(self, moving: Any, rigid: Any) -> NDArray[np.float64]:
         """Give the displacement that is left after the rigid motion, in mm, at all voxels: (x, y, z, axes)."""
         sitk = self.sitk
-        moved = sitk.Resample(moving, self.reference, rigid, sitk.sitkBSpline3)
+        # Zeros beyond the edge would pull at the field.
+        extended = {"useNearestNeighborExtrapolator": True}
+        moved = sitk.Resample(moving, self.reference, rigid, sitk.sitkBSpline3, **extended)
         demons = sitk.DiffeomorphicDemonsRegistrationFilter()
         demons.SetNumberOfIterations(N_DEMONS_ITERATIONS)
         demons.SetStandardDeviations(DEMONS_SMOOTHING_VOXELS)
