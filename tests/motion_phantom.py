@@ -65,7 +65,9 @@ class Phantom:
             one = tissue * scale
             if bubbles is not None:
                 places = bubbles(frame)
-                one = one + 0.3 * image(places + self.field(places, frame), np.ones(len(places), dtype=np.complex64), self.shape)
+                one = one + 0.3 * image(
+                    places + self.field(places, frame), np.ones(len(places), dtype=np.complex64), self.shape
+                )
             random = self.rng.normal(size=(2, *self.shape)) * noise * np.sqrt(0.5)
             made[..., frame] = one + random[0] + 1j * random[1]
         return made
