@@ -79,8 +79,8 @@ def estimate_motion(acquisition: Acquisition, settings: MotionSettings) -> Motio
     good = np.array([one is not None for one in found])
     if good.sum() < 2:
         raise RecordingError(
-            f"{source.path.name}: no window of {settings.window_frames} frames resembles another; wanted tissue, as it is "
-            "before any filter. Set motion to none, or motion_window_frames to more."
+            f"{source.path.name}: no window of {settings.window_frames} frames resembles another; wanted tissue, as it "
+            "is before any filter. Set motion to none, or motion_window_frames to more."
         )
     centre_frame = np.array([0.5 * (first + last - 1) for first, last in windows])
     motion = Motion(

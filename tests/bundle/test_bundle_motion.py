@@ -13,7 +13,7 @@ from sparse_ulm.io import save_recording
 from sparse_ulm.io.tables import read_localisations
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from motion_phantom import FRAME_RATE_HZ, SHAPE, STEP_M, Phantom, geometry
+from motion_phantom import FRAME_RATE_HZ, STEP_M, Phantom, geometry
 
 N_FRAMES = 48
 PLACE_M = np.array([0.0, 8.0, 11.0]) * STEP_M
