@@ -26,6 +26,11 @@ def filtered(acquisition: Acquisition, clutter: ClutterFilter) -> Acquisition:
     return replace(acquisition, read=FilteredFrames(acquisition, clutter))
 
 
+def unfiltered(acquisition: Acquisition) -> Acquisition:
+    """Give the recording as its file has it."""
+    return acquisition.read.acquisition if isinstance(acquisition.read, FilteredFrames) else acquisition
+
+
 class FilteredFrames:
     """Read filtered frames: `(start, stop)` as `Acquisition.read` takes them.
 

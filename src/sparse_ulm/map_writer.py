@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from sparse_ulm.io.dicom_tags import DicomTags
 from sparse_ulm.io.nifti import save_sparse_map
 from sparse_ulm.mapping.accumulate import DensityAccumulator
 from sparse_ulm.mapping.figure import save_projections
+from sparse_ulm.motion import MotionSettings
+from sparse_ulm.motion_estimation import check_motion, report_motion
 from sparse_ulm.provenance import write_provenance
 
 
@@ -32,9 +35,11 @@ class MapWriter:
         weights: File of the weights, hashed into `provenance.json`.
         dicom: Write `NAME_density.dcm` too.
         dicom_tags: What it says of patient and study (`dicom_tags.ALLOWED_TAGS`).
+        motion: Fields of `motion.MotionSettings.of`: voxels of every block are moved by its mean displacement, and
+            `NAME_motion.csv` is written.
 
     Raises:
-        UserError: If the threshold is no probability, or a tag is not allowed.
+        UserError: If the threshold is no probability, a tag is not allowed, or motion is set to something impossible.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class MapWriter:
         weights: str | Path,
         dicom: bool = False,
         dicom_tags: Mapping[str, Any] | None = None,
+        motion: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the settings."""
         if not 0.0 <= threshold < 1.0:
@@ -53,8 +59,9 @@ class MapWriter:
         self.threshold = threshold
         x, y, z = upsampling
         self.upsampling = (int(x), int(y), int(z))
-        self.dicom = DicomTags.of(dicom, dicom_tags)
-        self.provenance, self.weights = provenance | DicomTags.told(self.dicom), Path(weights)
+        self.dicom, self.motion = DicomTags.of(dicom, dicom_tags), MotionSettings.of(motion)
+        self.provenance = provenance | {"motion": asdict(self.motion)} | DicomTags.told(self.dicom)
+        self.weights = Path(weights)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -63,9 +70,10 @@ class MapWriter:
         return self.provenance | chosen | DicomTags.followed(self.dicom)
 
     def check(self, acquisition: Acquisition) -> None:
-        """Refuse a map that DICOM cannot hold; the threshold was looked at before."""
+        """Refuse a map that DICOM cannot hold, and a recording whose motion cannot be estimated."""
         if self.dicom is not None:
             check_dicom_grid(acquisition.name, self._shape(acquisition), acquisition.geometry)
+        check_motion(acquisition, self.motion)
 
     def result_of(self, table: Tensor, item: Mapping[str, Any]) -> BlockResult:
         """Take the voxels of one block, and their probabilities, from the network's answer."""
@@ -73,14 +81,24 @@ class MapWriter:
         index = rows[:, :3].astype(np.int32)
         shape = np.asarray(item["shape"]) * np.asarray(self.upsampling)
         inside = (index < shape).all(axis=1)  # the range is padded to the network's stride
-        return {"index": index[inside], "probability": rows[inside, 3]}
+        return {"index": index[inside], "probability": rows[inside, 3], "core": np.array(item["core"])}
 
     def write(self, folder: Path, acquisition: Acquisition, results: Iterator[BlockResult], *, started: float) -> None:
         """Write one recording's outputs."""
         name, geometry = acquisition.name, acquisition.geometry.refined(self.upsampling)
-        grid = DensityAccumulator(self._shape(acquisition), geometry, threshold=self.threshold)
+        shape = self._shape(acquisition)
+        grid = DensityAccumulator(shape, geometry, threshold=self.threshold)
+        motion = report_motion(folder, acquisition, self.motion)
         for result in results:
-            grid.add(result["index"], result["probability"])
+            index, probability = result["index"], result["probability"]
+            if motion is not None:
+                first, last = result["core"].tolist()
+                moved = motion.voxels(index, self.upsampling, (first, last))
+                if moved is None:
+                    continue
+                inside = ((moved >= 0) & (moved < np.array(shape))).all(axis=1)
+                index, probability = moved[inside], probability[inside]
+            grid.add(index, probability)
         density = grid.density()
         if not density.values.any():
             warnings.warn(
@@ -99,7 +117,7 @@ class MapWriter:
         save_projections(folder / f"{name}_density.png", density, geometry, label=label, title=name)
         write_provenance(
             folder / "provenance.json",
-            config=self.provenance,
+            config=self.provenance | ({"motion_found": motion.summary()} if motion else {}),
             inputs=[acquisition.path],
             weights=self.weights,
             started=started,

@@ -16,6 +16,8 @@ from sparse_ulm.classical.presets import GAUSSIAN_KALMAN, changed
 from sparse_ulm.errors import UserError
 from sparse_ulm.io.dicom_tags import DicomTags
 from sparse_ulm.localise import N_COLUMNS, to_localisations
+from sparse_ulm.motion import MotionSettings
+from sparse_ulm.motion_estimation import check_motion
 
 
 class TrackWriter:
@@ -30,9 +32,10 @@ class TrackWriter:
         weights: File of the weights, hashed into `provenance.json`.
         dicom: Write density and speed as DICOM too.
         dicom_tags: What they say of patient and study (`dicom_tags.ALLOWED_TAGS`).
+        motion: Fields of `motion.MotionSettings.of`.
 
     Raises:
-        UserError: If the threshold is impossible, or a kind of map or file is unknown.
+        UserError: If the threshold or the motion is impossible, or a kind of map or file is unknown.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class TrackWriter:
         weights: str | Path,
         dicom: bool = False,
         dicom_tags: Mapping[str, Any] | None = None,
+        motion: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the settings."""
         if not threshold > 0.0:
@@ -53,7 +57,10 @@ class TrackWriter:
         self.threshold = threshold
         self.preset = changed(GAUSSIAN_KALMAN, **linking)
         self.outputs = Outputs.of(maps=maps, track_formats=track_formats, dicom=dicom, dicom_tags=dicom_tags)
-        self.provenance = provenance | {"linking": asdict(self.preset)} | self.outputs.told()
+        self.motion = MotionSettings.of(motion)
+        self.provenance = (
+            provenance | {"linking": asdict(self.preset), "motion": asdict(self.motion)} | self.outputs.told()
+        )
         self.weights = Path(weights)
 
     @property
@@ -63,9 +70,10 @@ class TrackWriter:
         return self.provenance | chosen | DicomTags.followed(self.outputs.dicom)
 
     def check(self, acquisition: Acquisition) -> None:
-        """Refuse settings of linking and smoothing that are impossible for a recording."""
+        """Refuse settings of linking, smoothing and motion that are impossible for a recording."""
         self.outputs.check(acquisition)
         check_linking(acquisition, self.preset)
+        check_motion(acquisition, self.motion)
 
     def result_of(self, table: Tensor, item: Mapping[str, Any]) -> BlockResult:
         """Take the bubbles of the block's own frames; those of its context belong to its neighbours."""
@@ -89,5 +97,6 @@ class TrackWriter:
             provenance=self.provenance,
             weights=self.weights,
             started=started,
+            motion=self.motion,
             advice="Check bubble_threshold, min_length, clutter removal and the recording itself.",
         )

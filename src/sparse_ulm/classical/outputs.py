@@ -17,6 +17,8 @@ from sparse_ulm.io.tables import write_localisations
 from sparse_ulm.io.track_files import require_track_formats, save_tracks
 from sparse_ulm.localisations import Localisations
 from sparse_ulm.mapping.track_map_files import require_maps, write_maps
+from sparse_ulm.motion import MotionSettings
+from sparse_ulm.motion_estimation import report_motion
 from sparse_ulm.provenance import write_provenance
 
 
@@ -85,6 +87,7 @@ def write_linked(
     provenance: Mapping[str, Any],
     weights: Path | None,
     started: float,
+    motion: MotionSettings,
     advice: str,
 ) -> None:
     """Link the bubbles of a recording's blocks and write everything, as design §6 names it.
@@ -98,9 +101,12 @@ def write_linked(
         provenance: Settings of the run.
         weights: Of a network; None without.
         started: `time.monotonic()` at the start of the work.
+        motion: Bubbles are moved to the reference before they are linked, and `NAME_motion.csv` is written.
         advice: What to look at where no bubble was followed.
     """
-    result = link(acquisition, [Localisations(**columns) for columns in results], preset)
+    found = report_motion(folder, acquisition, motion)
+    parts = (Localisations(**columns) for columns in results)
+    result = link(acquisition, [found.bubbles(part) for part in parts] if found else list(parts), preset)
     if not len(result.tracks):
         warnings.warn(
             f"{acquisition.name}: no track among {len(result.localisations)} localisations; its map is empty. {advice}",
@@ -108,7 +114,11 @@ def write_linked(
         )
     write_result(folder, result, acquisition, outputs)
     write_provenance(
-        folder / "provenance.json", config=provenance, inputs=[acquisition.path], weights=weights, started=started
+        folder / "provenance.json",
+        config=dict(provenance) | ({"motion_found": found.summary()} if found else {}),
+        inputs=[acquisition.path],
+        weights=weights,
+        started=started,
     )
 
 

@@ -18,6 +18,8 @@ from sparse_ulm.classical.pipeline import Recorded, localise_frames
 from sparse_ulm.classical.presets import find_preset
 from sparse_ulm.io.dicom_tags import DicomTags
 from sparse_ulm.io.log_compression import ENVELOPE_NOTE
+from sparse_ulm.motion import MotionSettings
+from sparse_ulm.motion_estimation import check_motion
 
 
 def run_folder(
@@ -33,6 +35,7 @@ def run_folder(
     track_formats: str | Sequence[str],
     dicom: bool = False,
     dicom_tags: Mapping[str, Any] | None = None,
+    motion: Mapping[str, Any] | None = None,
     resume: bool = True,
     force: bool = False,
     report: bool = False,
@@ -55,6 +58,7 @@ def run_folder(
         track_formats: Kinds of files of tracks (`track_files.TRACK_FORMATS`); csv is always written.
         dicom: Write density and speed as DICOM too.
         dicom_tags: What they say of patient and study (`dicom_tags.ALLOWED_TAGS`).
+        motion: Fields of `motion.MotionSettings.of`.
         resume: Leave alone what is done, and go on where a run was stopped (`batch.run_recordings`).
         force: Replace results of other settings.
         report: Write `OUTPUT_DIR/report.html` at the end.
@@ -74,6 +78,7 @@ def run_folder(
         settings,
         known,
         Outputs.of(maps=maps, track_formats=track_formats, dicom=dicom, dicom_tags=dicom_tags),
+        MotionSettings.of(motion),
         {"clutter": asdict(blocks.clutter), "geometry_overrides": geometry},
     )
 
@@ -88,14 +93,22 @@ class _Classical:
     """The method as `batch.run_recordings` wants it."""
 
     def __init__(
-        self, preset: str, changes: dict[str, Any], recorded: Recorded, outputs: Outputs, others: dict[str, Any]
+        self,
+        preset: str,
+        changes: dict[str, Any],
+        recorded: Recorded,
+        outputs: Outputs,
+        motion: MotionSettings,
+        others: dict[str, Any],
     ) -> None:
         self.preset, self.recorded, self.outputs = find_preset(preset, **changes), recorded, outputs
+        self.motion = motion
         self.provenance: Mapping[str, Any] = {
             "preset": preset,
             **asdict(self.preset),
             **asdict(recorded),
             **outputs.told(),
+            "motion": asdict(motion),
             **others,
         }
         self.settings: Mapping[str, Any] = {**self.provenance, **DicomTags.followed(outputs.dicom)}
@@ -106,6 +119,7 @@ class _Classical:
             warnings.warn(f"{acquisition.name}: {ENVELOPE_NOTE}.", stacklevel=2)
         self.outputs.check(acquisition)
         check_linking(acquisition, self.preset)
+        check_motion(acquisition, self.motion)
 
     def result_of(self, acquisition: Acquisition, start: int, stop: int) -> BlockResult:
         """Localise the bubbles of one block."""
@@ -122,5 +136,6 @@ class _Classical:
             provenance=self.provenance,
             weights=None,
             started=started,
+            motion=self.motion,
             advice="Check noise_factor, min_length, clutter removal and the recording itself.",
         )
