@@ -1,7 +1,8 @@
 """DICOM ultrasound: multi-frame cines and Enhanced US Volumes, read as envelopes; nothing is read of the patient.
 
-Both hold images that were log-compressed for the eye. Only the elements of `READ` are taken from a file: no name, date
-or identifier is ever in memory, and so none can reach an output.
+Both hold images that were log-compressed for the eye. Only the elements of `READ` are taken from a file, and of its
+functional groups only places, offsets in time and kinds of data are looked at: no name, date or identifier is, and so
+none can reach an output.
 """
 
 from collections.abc import Callable
@@ -108,7 +109,7 @@ class EnvelopeFrames:
             for position, (frame, pixels) in enumerate(zip(wanted, stored, strict=True)):
                 image = require_grey(self.path.name, pixels[self.layout.window], frame)
                 grey[:, position % y, :, position // y] = image.T
-        return amplitudes(self.dynamic_range_db, n_bits=self.n_bits)[grey].astype(np.complex64)
+            return amplitudes(self.dynamic_range_db, n_bits=self.n_bits)[grey].astype(np.complex64)
 
 
 def _layout_of(path: Path, header: Dataset) -> Callable[[Path, Dataset, str | None], DicomLayout]:
