@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 from sparse_ulm.conventions import Frames
 from sparse_ulm.io.damage import reading, require_bytes
 from sparse_ulm.io.layout import AxisOrder, ListedArray
+from sparse_ulm.io.matlab_v5_elements import COMPLEX_FLAG, FILE_HEADER_BYTES, MI_COMPRESSED, check_variable
 
-FILE_HEADER_BYTES = 128
-MI_INT8, MI_INT32, MI_UINT32, MI_MATRIX, MI_COMPRESSED = 1, 5, 6, 14, 15
 CLASS_NAMES = {1: "cell", 2: "struct", 6: "double", 7: "single", 8: "int8", 9: "uint8", 10: "int16", 11: "uint16"} | {
     12: "int32",
     13: "uint32",
     14: "int64",
     15: "uint64",
 }
-COMPLEX_FLAG = 0x0800
 ARRAY_HEADER_BYTES = 1024
 """More than tag, flags, dimensions (rank 4) and the longest name (63) take."""
 
@@ -128,6 +126,7 @@ def _list_cells(path: Path, cell: ListedArray) -> list[ListedArray]:
 
 def _load_variable(path: Path, name: str) -> Any:
     """Load one variable. `mat_dtype` is never passed: it casts complex numbers to real ones."""
+    check_variable(path, name)
     return scipy.io.loadmat(path, variable_names=[name], appendmat=False)[name]
 
 

@@ -1,5 +1,6 @@
 """NIfTI-1 and NIfTI-2: complex recordings (x, y, z, t) in and out, and maps (x, y, z) out."""
 
+import functools
 import gzip
 import io
 import os
@@ -162,6 +163,10 @@ def _image(samples: np.ndarray, geometry: Geometry) -> nibabel.Nifti1Image | nib
     return image
 
 
+CHECKED_BYTES = 1 << 24
+"""Unpacked at a time where a sum is checked."""
+
+
 @dataclass
 class _NiftiFrames:
     """Reads frames through nibabel's array proxy, which applies the header's scaling and keeps complex numbers."""
@@ -174,20 +179,38 @@ class _NiftiFrames:
     def __call__(self, start: int, stop: int) -> Frames:
         with reading(self.path, as_format="NIfTI"):
             samples = np.asanyarray(self._open()[STORED_AXES.time_slice(start, stop)])
+            if self._is_compressed and stop == self.header.get_data_shape()[-1]:
+                _check_sum(self.path, self.path.stat().st_mtime_ns)
             # nibabel gives read-only views of the bytes it read; torch wants memory of its own
             return np.require(STORED_AXES.arrange(samples), requirements="W")
 
     def _open(self) -> ArrayProxy:
         """Give this process's proxy: a handle inherited by fork would share its position with the parent's."""
         if self._proxy is None or self._process != os.getpid():
-            compressed = self.path.name.lower().endswith(".gz")
-            self._proxy = ArrayProxy(os.fspath(self.path), self.header, mmap=False, keep_file_open=compressed)
+            keep = self._is_compressed
+            self._proxy = ArrayProxy(os.fspath(self.path), self.header, mmap=False, keep_file_open=keep)
             self._process = os.getpid()
         return self._proxy
+
+    @property
+    def _is_compressed(self) -> bool:
+        return self.path.name.lower().endswith(".gz")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open handle behind when a data loader sends the reader to a worker."""
         return {**self.__dict__, "_proxy": None}
+
+
+@functools.lru_cache(maxsize=64)
+def _check_sum(path: Path, changed: int) -> None:
+    """Unpack a file to its end, where the sum of its content lies, once; nibabel stops before.
+
+    Raises:
+        gzip.BadGzipFile: If sum or length differ.
+    """
+    with gzip.open(path, "rb") as file:
+        while file.read(CHECKED_BYTES):
+            pass
 
 
 def _read_header(path: Path) -> tuple[Header, int]:

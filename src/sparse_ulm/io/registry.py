@@ -220,5 +220,5 @@ def _hdf5_reader(path: Path) -> Callable[..., list[Acquisition]]:
             if is_zea(file):
                 return open_zea
             return open_ultratrace if is_ultratrace(file) else open_correlation
-    except OSError:
+    except Exception:  # h5py raises what it likes on damaged files; the reader meets the same, and says so
         return open_correlation
