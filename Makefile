@@ -109,7 +109,7 @@ OURS := gaussian_kalman gaussian_kalman:smooth_span=1
 # What others wait for, then long ones, so that no core waits at the end; what waits is last, as make comes back to it last.
 SCORES := domain_shift localisation_calibration ablation_2d acquisition_time sparsification dense_memory concentration \
 	phase_study calibration track_smoothing training_memory localisation cramer_rao
-COSTS := inference_block training_step threads ranks engines
+COSTS := inference_block training_step threads ranks engines long_recording
 
 benchmark: $(VENV)/.physics
 	mkdir -p $(WORK) && test -f $(WORK)/started || date -u +%Y-%m-%dT%H:%M:%SZ > $(WORK)/started
@@ -198,6 +198,9 @@ $(RESULTS)/threads.json:
 
 $(RESULTS)/ranks.json:
 	$(BIN)/python benchmarks/ranks.py --json $@
+
+$(RESULTS)/long_recording.json:
+	$(PY) benchmarks/long_recording.py --work $(WORK) --grid 64 --frames 1000 3000 10000 --json $@
 
 $(RESULTS)/training_memory.json:
 	$(PY) benchmarks/training_memory.py --json $@
