@@ -88,7 +88,7 @@ class Motion:
     The displacement of a material point follows its place in the reference; it is held at nodes of a lattice in the
     windows that could be registered. Between nodes it is trilinear, which is exact for a rigid motion. Between the
     windows' centres it is a cubic spline (not-a-knot): straight lines would cut the turning points of breath and pulse,
-    and a natural spline, straight at its ends, missed four times as much in the first and last half window.
+    and a natural spline, straight at its ends, misses more in the first and last half window.
 
     Attributes:
         geometry: Of the recording.
@@ -176,7 +176,7 @@ class Motion:
         moved = np.asarray(position_voxel, dtype=float).copy()
         order = np.argsort(frame, kind="stable")
         every, first = np.unique(frame[order], return_index=True)
-        for one, rows in zip(every, np.split(order, first[1:]), strict=True):
+        for one, rows in zip(every, np.split(order, first)[1:], strict=True):
             moved[rows] = self._inverse(moved[rows], self.field_voxel(np.array([one]))[0])
         return moved
 

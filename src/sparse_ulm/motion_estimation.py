@@ -17,8 +17,7 @@ N_CANDIDATES = 9
 """Windows among which the reference is looked for, spread evenly: bounds memory and reading."""
 
 LEAST_CORRELATION = 0.3
-"""Windows that resemble the reference less after registration are rejected (our choice: noise alone reaches about 0.1,
-tissue that has mostly changed its speckle still lies above)."""
+"""Windows that resemble the reference less after registration are rejected. Our choice, not tuned."""
 
 
 def check_motion(acquisition: Acquisition, settings: MotionSettings) -> None:

@@ -71,8 +71,8 @@ class Registration:
     Args:
         reference: (x, y, z) average.
         voxel_size_m: Grid step along x, y and z.
-        non_rigid: Add a smooth motion, by ITK's diffeomorphic demons. Our choice by trials on simulated speckle:
-            B-splines with few control points left about as much of a deformation and took several times as long.
+        non_rigid: Add a smooth motion, by ITK's diffeomorphic demons. Our choice: in the few
+            trials that we made on simulated speckle B-splines were no better overall and took several times as long.
     """
 
     def __init__(self, reference: Volume, voxel_size_m: tuple[float, float, float], *, non_rigid: bool) -> None:

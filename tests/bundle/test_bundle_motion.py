@@ -1,20 +1,17 @@
 """configs/classical.yaml and inference.yaml on a recording whose tissue moves, with and without `motion`."""
 
 import json
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from bundle_runs import GEOMETRY, blob_frames, infer, run_config, save_untrained
+from motion_phantom import FRAME_RATE_HZ, STEP_M, Phantom, geometry
 
 from sparse_ulm.errors import find_user_error
 from sparse_ulm.io import save_recording
 from sparse_ulm.io.tables import read_localisations
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from motion_phantom import FRAME_RATE_HZ, STEP_M, Phantom, geometry
 
 N_FRAMES = 48
 PLACE_M = np.array([0.0, 8.0, 11.0]) * STEP_M
