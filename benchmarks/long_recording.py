@@ -178,8 +178,9 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     args = parser.parse_args(arguments)
     started, record = time.monotonic(), describe_machine()
     rows = measure(args)
-    tables = {"long_recording": long_table(rows, args.grid)}
-    print(machine_line(record), markdown(tables["long_recording"]), sep="\n\n")
+    name = f"long_recording_{args.grid}"
+    tables = {name: long_table(rows, args.grid)}
+    print(machine_line(record), markdown(tables[name]), sep="\n\n")
     minutes, settings = (time.monotonic() - started) / 60, settings_of(args)
     write_json(args.json, record, minutes=minutes, settings=settings, results=rows, tables=tables)
     return rows

@@ -177,8 +177,8 @@ def check_shared_values(root: Path) -> list[str]:
         if train[key] != inference[key]
     ]
     steps = [
-        [step for step in config["preprocessing"]["transforms"] if step["_target_"] not in PREPROCESSING_OWN]
-        for config in (train, inference)
+        [step for step in compose["transforms"] if step["_target_"] not in PREPROCESSING_OWN]
+        for compose in (train["preprocessing"], inference["preprocessing"]["steps"])
     ]
     if steps[0] != steps[1]:
         problems.append("preprocessing: its steps differ between train.yaml and inference.yaml; wanted the same.")

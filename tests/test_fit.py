@@ -46,7 +46,7 @@ def recording(shape: tuple[int, int, int, int], *, n_bright: int = 7) -> Acquisi
 def test_by_hand(tmp_path: Path) -> None:
     found = fit.estimate_fit(recording((20, 10, 30, 50)), SETTINGS | {"block_frames": 40}, output_dir=tmp_path)
     assert found.sites_per_frame == 7
-    run, block = 4 * 40 * 8 * 6000, 200 * 7 * 50
+    run, block = 6 * 50 * 8 * 6000, 200 * 7 * 50
     assert found.memory == pytest.approx(1e9 + 1.25 * (run + block))
     assert found.memory_available == 8e9
     assert found.disk == pytest.approx(0.02 * 6000 * 512)

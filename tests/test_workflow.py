@@ -5,6 +5,8 @@ import logging
 import sys
 
 import pytest
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigWorkflow
 
 from sparse_ulm import workflow
 from sparse_ulm.errors import RanksError, RecordingError, UserError
@@ -120,6 +122,24 @@ def test_a_command_with_an_unknown_option_stops(config, monkeypatch):
     with pytest.raises(UserError, match="--raet"):
         prepare_run()
     assert sys.excepthook is one_line_errors
+
+
+@pytest.mark.parametrize(("word", "value"), [("false", False), ("true", True), ("null", None), ("False", False)])
+@pytest.mark.parametrize("joined", [True, False])
+def test_yaml_s_words_are_no_texts_on_the_command_line(tmp_path, monkeypatch, word, value, joined):
+    """MONAI would give the text "false", which counts as true, to `force` and its like."""
+    text = "force: 7\nname: 7\nouter: {inner: 7}\nseen: $[@force, @name, @outer#inner]\n"
+    path = tmp_path / "c.yaml"
+    path.write_text(f"{text}initialize: [{{_target_: sparse_ulm.workflow.prepare_run}}]\nrun: []\n")
+    words = [("force", word), ("name", "falsehood"), ("outer#inner", word)]
+    pairs = [[f"--{key}={text}"] if joined else [f"--{key}", text] for key, text in words]
+    given = [text for pair in pairs for text in pair]
+    monkeypatch.setattr(sys, "argv", [COMMAND, "run", "--config_file", str(path), *given])
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    overrides = {key: DefaultParseValue(text) for key, text in words}
+    workflow_of_monai = ConfigWorkflow(str(path), workflow_type="infer", **overrides)
+    workflow_of_monai.initialize()
+    assert workflow_of_monai.parser.get_parsed_content("seen") == [value, "falsehood", value]
 
 
 @pytest.mark.usefixtures("_as_library")

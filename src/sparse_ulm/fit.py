@@ -16,7 +16,7 @@ import torch
 from sparse_ulm.acquisition import BYTES_PER_SAMPLE, Acquisition, memory_runs
 from sparse_ulm.sparsify import keep_by_noise, measure_noise_rms
 
-RUN_COPIES = 4.0
+RUN_COPIES = 6.0
 """Arrays as large as a run's samples that its preparation holds."""
 
 WINDOW_COPIES = 6.0
@@ -92,12 +92,10 @@ def estimate_fit(acquisition: Acquisition, settings: Mapping[str, Any], *, outpu
     """
     x, y, z, n_frames = acquisition.shape
     frame_bytes = BYTES_PER_SAMPLE * x * y * z
-    block_frames = min(n_frames, settings["block_frames"])
-    first, last = memory_runs(
-        0, block_frames, n_bytes=1e6 * settings["max_run_megabytes"], shape=acquisition.shape[:3]
-    )[0]
+    read_frames = min(n_frames, settings["block_frames"] + 2 * settings["context_frames"])
+    run_bytes = 1e6 * settings["max_run_megabytes"]
+    first, last = memory_runs(0, read_frames, n_bytes=run_bytes, shape=acquisition.shape[:3])[0]
     sites_per_frame = count_sites(acquisition, settings, frames=(first, last)) / (last - first)
-    read_frames = min(n_frames, block_frames + 2 * settings["context_frames"])
     block_sites = sites_per_frame * read_frames
     tile_sites = min(block_sites, settings["max_tile_sites"])
     filters = any(

@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import Any
 
 import yaml
 
@@ -35,6 +36,10 @@ RUN_ARGUMENTS = {
 TRACKING_KEYS = {"experiment_name", "is_not_rank0", "run_name", "save_execute_config", "tracking_uri"}
 """Keys that `--tracking mlflow` puts into a config (MONAI 1.6), and that may be given beside it."""
 
+WORDS = {"true": True, "false": False, "null": None}
+"""YAML's words, as our configs and documents write them. MONAI reads its command line as Python does, True and None,
+and would take "false" for a text, which counts as true."""
+
 COMPONENT_KEYS = {"_desc_", "_disabled_", "_mode_", "_requires_"}
 """Keys that MONAI knows below every `_target_`, whether they stand there or not."""
 
@@ -55,6 +60,7 @@ def prepare_run() -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(_drop_user_errors)
     check_overrides(sys.argv[1:])
+    read_words(sys.argv[1:], find_parser())
     keep_freed_memory()
 
 
@@ -118,6 +124,35 @@ def check_overrides(arguments: Sequence[str]) -> None:
         near = get_close_matches(key, sorted(known), n=1)
         hint = f"; did you mean --{near[0]}?" if near else "."
         raise UserError(f"unknown option --{name}: no key of that name stands in the config{hint}")
+
+
+def read_words(arguments: Sequence[str], parser: Any) -> None:
+    """Make `--key false`, true and null what YAML makes of them.
+
+    Args:
+        arguments: The command line after the program's name.
+        parser: MONAI's parser of the configs; it reads them again after `initialize`.
+    """
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, has_value, text = option.partition("=")
+        text = text if has_value else value
+        *path, last = name.lstrip("-").replace("::", "#").split("#")
+        if name.startswith("-") and text in WORDS and last not in RUN_ARGUMENTS:
+            holder = parser.config
+            for key in path:
+                holder = holder[int(key) if isinstance(holder, list) else key]
+            holder[int(last) if isinstance(holder, list) else last] = WORDS[text]
+
+
+def find_parser() -> Any:
+    """Find the parser that has called us from a config's `initialize`: MONAI does not hand it over."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if "ref_resolver" in getattr(caller, "__dict__", {}):
+            return caller
+        frame = frame.f_back
+    raise RuntimeError("prepare_run was not called by MONAI's parser of configs")
 
 
 def print_scores(path: str | Path) -> None:

@@ -8,8 +8,8 @@ from bundle_runs import ROOT
 
 PACKAGE = ROOT / "src" / "sparse_ulm"
 THIN = {
-    "transforms", "candidate_transforms", "truth_transforms", "engine", "inferer", "handlers", "localisation_handlers",
-    "dataset", "distributed",
+    "transforms", "candidate_transforms", "run_transforms", "truth_transforms", "engine", "inferer", "handlers",
+    "localisation_handlers", "dataset", "distributed",
 }  # fmt: skip
 """Modules that wrap the core for MONAI and Ignite."""
 

@@ -60,7 +60,7 @@ def write_map(recording: Acquisition, index, upsampling, folder: Path) -> Path:
     table = split_output(answer_of(index, recording.shape, upsampling), 1)[0]
 
     def compute(store):
-        store.save(0, writer.result_of(table, {"shape": recording.shape[:3]}))
+        store.save(0, writer.result_of(table, {"shape": recording.shape[:3], "core": (0, recording.n_frames)}))
 
     blocks = RecordingBlocks(recording.path, block_frames=recording.n_frames)
     run_recordings(blocks, writer, compute, output_dir=folder)

@@ -12,7 +12,7 @@ from sparse_ulm.classical.pipeline import Recorded, localise_frames
 from sparse_ulm.classical.presets import find_preset
 from sparse_ulm.errors import UserError
 from sparse_ulm.io import open_recording, save_recording
-from sparse_ulm.runs import InRunsd
+from sparse_ulm.run_transforms import InRunsd
 from sparse_ulm.transforms import CorrelateWithPsfd, LoadIqBlockd, MeasureRecordingd, ToSparseTensord
 
 SHAPE = (9, 7, 11, 50)
