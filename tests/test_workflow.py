@@ -126,11 +126,12 @@ def test_a_command_with_an_unknown_option_stops(config, monkeypatch):
 
 @pytest.mark.parametrize(("word", "value"), [("false", False), ("true", True), ("null", None), ("False", False)])
 @pytest.mark.parametrize("joined", [True, False])
-def test_yaml_s_words_are_no_texts_on_the_command_line(tmp_path, monkeypatch, word, value, joined):
+@pytest.mark.parametrize("before", ["", '"$@root", '], ids=["first", "behind another step"])
+def test_yaml_s_words_are_no_texts_on_the_command_line(tmp_path, monkeypatch, word, value, joined, before):
     """MONAI would give the text "false", which counts as true, to `force` and its like."""
-    text = "force: 7\nname: 7\nouter: {inner: 7}\nseen: $[@force, @name, @outer#inner]\n"
+    text = "root: 3\nforce: 7\nname: 7\nouter: {inner: 7}\nseen: $[@force, @name, @outer#inner]\n"
     path = tmp_path / "c.yaml"
-    path.write_text(f"{text}initialize: [{{_target_: sparse_ulm.workflow.prepare_run}}]\nrun: []\n")
+    path.write_text(f"{text}initialize: [{before}{{_target_: sparse_ulm.workflow.prepare_run}}]\nrun: []\n")
     words = [("force", word), ("name", "falsehood"), ("outer#inner", word)]
     pairs = [[f"--{key}={text}"] if joined else [f"--{key}", text] for key, text in words]
     given = [text for pair in pairs for text in pair]

@@ -131,7 +131,7 @@ def read_words(arguments: Sequence[str], parser: Any) -> None:
 
     Args:
         arguments: The command line after the program's name.
-        parser: MONAI's parser of the configs; it reads them again after `initialize`.
+        parser: MONAI's parser of the configs; it may read them again after `initialize`, or not.
     """
     for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
         name, has_value, text = option.partition("=")
@@ -142,6 +142,7 @@ def read_words(arguments: Sequence[str], parser: Any) -> None:
             for key in path:
                 holder = holder[int(key) if isinstance(holder, list) else key]
             holder[int(last) if isinstance(holder, list) else last] = WORDS[text]
+            parser.ref_resolver.items["::".join([*path, last])].update_config(WORDS[text])
 
 
 def find_parser() -> Any:

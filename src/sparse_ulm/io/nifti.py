@@ -1,6 +1,5 @@
 """NIfTI-1 and NIfTI-2: complex recordings (x, y, z, t) in and out, and maps (x, y, z) out."""
 
-import functools
 import gzip
 import io
 import os
@@ -180,7 +179,7 @@ class _NiftiFrames:
         with reading(self.path, as_format="NIfTI"):
             samples = np.asanyarray(self._open()[STORED_AXES.time_slice(start, stop)])
             if self._is_compressed and stop == self.header.get_data_shape()[-1]:
-                _check_sum(self.path, self.path.stat().st_mtime_ns)
+                self._check_sum()
             # nibabel gives read-only views of the bytes it read; torch wants memory of its own
             return np.require(STORED_AXES.arrange(samples), requirements="W")
 
@@ -192,6 +191,16 @@ class _NiftiFrames:
             self._process = os.getpid()
         return self._proxy
 
+    def _check_sum(self) -> None:
+        """Unpack what is behind the last frame: at its end the sum of all content is compared. nibabel stops before.
+
+        Raises:
+            gzip.BadGzipFile: If sum or length differ.
+        """
+        with self._open()._get_fileobj() as stream:
+            while stream.read(CHECKED_BYTES):
+                pass
+
     @property
     def _is_compressed(self) -> bool:
         return self.path.name.lower().endswith(".gz")
@@ -199,18 +208,6 @@ class _NiftiFrames:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open handle behind when a data loader sends the reader to a worker."""
         return {**self.__dict__, "_proxy": None}
-
-
-@functools.lru_cache(maxsize=64)
-def _check_sum(path: Path, changed: int) -> None:
-    """Unpack a file to its end, where the sum of its content lies, once; nibabel stops before.
-
-    Raises:
-        gzip.BadGzipFile: If sum or length differ.
-    """
-    with gzip.open(path, "rb") as file:
-        while file.read(CHECKED_BYTES):
-            pass
 
 
 def _read_header(path: Path) -> tuple[Header, int]:
