@@ -140,6 +140,19 @@ def test_maps_are_read_slab_by_slab_without_nan(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read_map(tmp_path / "a.nii.gz").values.dense(), np.nan_to_num(speed, nan=0.0))
 
 
+def test_a_packed_map_is_unpacked_once(tmp_path, monkeypatch):
+    """From its start for every slab, a map of 1024 x 1024 x 1024 voxels took minutes."""
+    monkeypatch.setattr(volumes, "SLAB_BYTES", 4 * 5 * 6)
+    dense = np.arange(5 * 6 * 40, dtype=np.float32).reshape(5, 6, 40)
+    nibabel.save(nibabel.Nifti1Image(dense, np.eye(4)), tmp_path / "map.nii.gz")
+    opened, open_stream = [], gzip.GzipFile.__init__
+    monkeypatch.setattr(
+        gzip.GzipFile, "__init__", lambda self, *args, **kwargs: opened.append(1) or open_stream(self, *args, **kwargs)
+    )
+    np.testing.assert_array_equal(read_map(tmp_path / "map.nii.gz").values.dense(), dense)
+    assert len(opened) <= 3  # the header, and the samples
+
+
 def test_main_scores_are_those_that_are_there():
     scores = {
         "recordings": [{"name": "a", "dice_lambda_10": 0.80591, "precision": 1.0}, {"name": "b"}, "no row"],

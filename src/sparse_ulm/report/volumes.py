@@ -74,7 +74,8 @@ def read_map(path: Path) -> ReadMap:
         OSError: If it cannot be read.
         ValueError: If it is no such map.
     """
-    image = nibabel.load(path)
+    # Open all the way: nibabel would unpack the file from its start for every slab.
+    image = nibabel.load(path, keep_file_open=True)
     if not isinstance(image, nibabel.Nifti1Pair) or image.ndim != 3:
         raise ValueError(f"{path.name} is no 3D NIfTI map")
     x, y, z = image.shape
