@@ -11,6 +11,7 @@ from sparse_ulm.sparsify import (
     keep_by_correlation,
     keep_by_noise,
     keep_top_k,
+    largest_magnitude,
     measure_noise_rms,
     select_sites,
     site_features,
@@ -51,9 +52,24 @@ def test_noise_filtered_along_time_is_read_off_the_faintest_voxels() -> None:
     assert measure_noise_rms(filtered, noise_measure="differences") == pytest.approx(rms, rel=0.05)
 
 
+def test_the_brightest_sample_is_found_whatever_the_order_in_memory(noise: torch.Tensor) -> None:
+    noise[3, 4, 5, 6] = 300.0 - 400.0j
+    assert largest_magnitude(noise) == pytest.approx(500.0)
+    assert largest_magnitude(noise.permute(2, 0, 3, 1)) == pytest.approx(500.0)
+
+
 def test_unknown_noise_measure_is_refused(noise: torch.Tensor) -> None:
     with pytest.raises(UserError, match="wanted one of"):
         measure_noise_rms(noise, noise_measure="guess")
+
+
+@pytest.mark.parametrize("noise_measure", ["faintest", "differences"])
+def test_a_large_block_is_measured_from_voxels_of_all_its_planes(noise_measure: str) -> None:
+    block = torch.randn(64, 32, 64, 32, generator=torch.Generator().manual_seed(3), dtype=torch.complex64)
+    block[:, :, ::2] *= 20.0  # a draw that only saw even planes would say 20, one of odd planes 1
+    # one half of the samples is (almost) never among the faintest 5 %: 10 % of the other half
+    expected = math.sqrt(math.log(1.0 - 0.1) / math.log(1.0 - 0.05))
+    assert measure_noise_rms(block, noise_measure=noise_measure) == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize(("occupied", "error"), [(0.1, 0.1), (0.5, 0.55)])

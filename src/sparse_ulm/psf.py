@@ -18,6 +18,7 @@ from torch import Tensor
 from sparse_ulm.acquisition import Geometry
 from sparse_ulm.conventions import IqBlock
 from sparse_ulm.errors import UserError
+from sparse_ulm.sparse.loops import compiled
 
 PsfKernel = Complex64[Tensor, "kx ky kz"]
 """A PSF sampled on the recording's grid, centred, odd sizes, its phase carrier taken out."""
@@ -84,24 +85,40 @@ def measure_carrier(iq: IqBlock) -> Float[Tensor, "xyz=3"]:
     Source: our choice (the spatial form of the lag-one autocorrelation estimator), because the carrier depends on
     aperture and attenuation, which recordings do not state.
     """
-    steps = []
-    for axis in range(3):
-        size = iq.shape[axis]
-        if size == 1:
-            steps.append(0.0)
-            continue
-        lag_one = (iq.narrow(axis, 1, size - 1) * iq.narrow(axis, 0, size - 1).conj()).sum()
-        steps.append(float(torch.angle(lag_one)))
-    return torch.tensor(steps)
+    lag_one = np.zeros(3, np.complex128)
+    _sum_lag_one(iq.numpy(), lag_one)
+    return torch.from_numpy(np.angle(lag_one).astype(np.float32))
+
+
+@compiled
+def _sum_lag_one(iq, lag_one):
+    """Add up the products of neighbours along x, y and z, in one pass over memory."""
+    n_x, n_y, n_z, n_t = iq.shape
+    for x in range(n_x):
+        for y in range(n_y):
+            for z in range(n_z):
+                along_x, along_y, along_z = 0.0j, 0.0j, 0.0j
+                for t in range(n_t):
+                    sample = np.conj(np.complex128(iq[x, y, z, t]))
+                    if x + 1 < n_x:
+                        along_x += iq[x + 1, y, z, t] * sample
+                    if y + 1 < n_y:
+                        along_y += iq[x, y + 1, z, t] * sample
+                    if z + 1 < n_z:
+                        along_z += iq[x, y, z + 1, t] * sample
+                lag_one[0] += along_x
+                lag_one[1] += along_y
+                lag_one[2] += along_z
 
 
 def demodulate(iq: IqBlock, carrier_rad: Float[Tensor, "xyz=3"]) -> IqBlock:
     """Take the phase carrier exp(j carrier . index) out of a block; magnitudes do not change."""
-    for axis in range(3):
-        index = torch.arange(iq.shape[axis], dtype=torch.float32, device=iq.device)
-        phase = torch.polar(torch.ones_like(index), -float(carrier_rad[axis]) * index)
-        iq = iq * phase.reshape([-1 if a == axis else 1 for a in range(4)])
-    return iq
+    x, y, z = (
+        step * torch.arange(size, dtype=torch.float64)
+        for step, size in zip(carrier_rad.tolist(), iq.shape[:3], strict=True)
+    )
+    phase = x[:, None, None] + y[:, None] + z
+    return iq * torch.polar(torch.ones_like(phase), -phase).to(torch.complex64)[..., None]
 
 
 def correlate(iq: IqBlock, psf: PsfKernel, *, frames_at_once: int = 16) -> IqBlock:

@@ -12,7 +12,7 @@ import torch
 
 from sparse_ulm.acquisition import Acquisition, memory_runs
 from sparse_ulm.psf import measure_carrier
-from sparse_ulm.sparsify import measure_noise_rms
+from sparse_ulm.sparsify import largest_magnitude, measure_noise_rms
 
 N_RUNS, RUN_FRAMES = 8, 16
 """Runs of frames that are looked at, spread evenly, and their length: as many frames as one block has."""
@@ -58,7 +58,7 @@ def measure_levels(
         run = torch.from_numpy(np.ascontiguousarray(acquisition.frames(start, stop)))
         carriers.append(np.exp(1j * measure_carrier(run).numpy()))
         noises.append(measure_noise_rms(run, noise_measure=noise_measure))
-        peaks.append(float(run.abs().max()))
+        peaks.append(largest_magnitude(run))
     x, y, z = np.angle(np.sum(carriers, axis=0))
     return RecordingLevels((float(x), float(y), float(z)), float(np.median(noises)), max(peaks))
 

@@ -15,6 +15,9 @@ from sparse_ulm.io.layout import AxisOrder, ListedArray
 
 COMPLEX_FIELDS = {"real", "imag"}
 
+PAIR = np.dtype([("real", np.float32), ("imag", np.float32)])
+"""The pairs that lie in memory as complex64 does."""
+
 
 def list_arrays(path: Path) -> list[ListedArray]:
     """List the variables of a file without reading their samples; cells as NAME{1}, NAME{2}."""
@@ -66,6 +69,8 @@ def to_complex(stored: NDArray[Any]) -> NDArray[np.complex64]:
     """Turn (real, imag) pairs, or complex numbers, into complex64."""
     if stored.dtype.names is None:
         return stored.astype(np.complex64)
+    if stored.dtype == PAIR:
+        return stored.view(np.complex64)
     samples = np.empty(stored.shape, np.complex64)
     samples.real, samples.imag = stored["real"], stored["imag"]
     return samples

@@ -56,14 +56,14 @@ class SparseMap:
         values = self.values if component is None else self.values[:, component]
         z = self.key % n_z
         order = np.argsort(z, kind="stable")
-        z, column, values = z[order], self.key[order] // n_z, values[order]
+        z, (x, y), values = z[order], np.divmod(self.key[order] // n_z, n_y), values[order]
         depth = max(1, SLAB_BYTES // (4 * n_x * n_y))
         for first in range(0, n_z, depth):
             last = min(first + depth, n_z)
             rows = slice(*np.searchsorted(z, [first, last]).tolist())
-            slab = np.full((n_x * n_y, last - first), self.elsewhere, dtype=np.float32)
-            slab[column[rows], z[rows] - first] = values[rows]
-            yield slab.reshape(n_x, n_y, last - first)
+            stored = np.full((last - first, n_y, n_x), self.elsewhere, dtype=np.float32)
+            stored[z[rows] - first, y[rows], x[rows]] = values[rows]
+            yield stored.T
 
     def project(self, axis: int) -> Float32[np.ndarray, "a b"]:
         """Take the largest value along an axis, at least 0; of numbers alone."""
