@@ -143,6 +143,33 @@ def test_yaml_s_words_are_no_texts_on_the_command_line(tmp_path, monkeypatch, wo
     assert workflow_of_monai.parser.get_parsed_content("seen") == [value, "falsehood", value]
 
 
+def test_mappings_that_are_no_python_are_read_as_yaml(tmp_path, monkeypatch):
+    path = tmp_path / "c.yaml"
+    steps = "initialize: [{_target_: sparse_ulm.workflow.prepare_run}]\nrun: []\n"
+    path.write_text(f"names: {{}}\nsizes: []\nseen: $[@names, @sizes]\n{steps}")
+    words = {"names": "{rat7: sub-07, rat8: sub-08_ses-1}", "sizes": "[1e-3, 2]"}
+    arguments = [
+        COMMAND,
+        "run",
+        "--config_file",
+        str(path),
+        *(x for key, text in words.items() for x in ("--" + key, text)),
+    ]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    overrides = {key: DefaultParseValue(text) for key, text in words.items()}
+    workflow_of_monai = ConfigWorkflow(str(path), workflow_type="infer", **overrides)
+    workflow_of_monai.initialize()
+    assert workflow_of_monai.parser.get_parsed_content("seen") == [
+        {"rat7": "sub-07", "rat8": "sub-08_ses-1"},
+        [1e-3, 2],
+    ]
+    monkeypatch.setattr(sys, "argv", [*arguments[:-3], "{rat7: sub-07", *arguments[-2:]])
+    with pytest.raises(RuntimeError) as caught:
+        ConfigWorkflow(str(path), workflow_type="infer", **(overrides | {"names": "{rat7: sub-07"})).initialize()
+    assert "--names is '{rat7: sub-07'; wanted a list or mapping in YAML" in str(find_user_error(caught.value))
+
+
 @pytest.mark.usefixtures("_as_library")
 def test_a_program_that_uses_the_configs_keeps_its_own_errors_and_options():
     prepare_run()

@@ -127,7 +127,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 
 def read_words(arguments: Sequence[str], parser: Any) -> None:
-    """Make `--key false`, true and null what YAML makes of them.
+    """Make `--key false`, true and null what YAML makes of them, and "{rat7: sub-07}" and lists that are no Python.
 
     Args:
         arguments: The command line after the program's name.
@@ -137,12 +137,28 @@ def read_words(arguments: Sequence[str], parser: Any) -> None:
         name, has_value, text = option.partition("=")
         text = text if has_value else value
         *path, last = name.lstrip("-").replace("::", "#").split("#")
-        if name.startswith("-") and text in WORDS and last not in RUN_ARGUMENTS:
-            holder = parser.config
-            for key in path:
-                holder = holder[int(key) if isinstance(holder, list) else key]
-            holder[int(last) if isinstance(holder, list) else last] = WORDS[text]
-            parser.ref_resolver.items["::".join([*path, last])].update_config(WORDS[text])
+        if not name.startswith("-") or last in RUN_ARGUMENTS or not (text in WORDS or text.startswith(("{", "["))):
+            continue
+        holder = parser.config
+        for key in path:
+            holder = holder[int(key) if isinstance(holder, list) else key]
+        place = int(last) if isinstance(holder, list) else last
+        if text in WORDS or isinstance(holder[place], str):
+            holder[place] = _from_yaml(name, text)
+            parser.ref_resolver.items["::".join([*path, last])].update_config(holder[place])
+
+
+def _from_yaml(option: str, text: str) -> Any:
+    """Read the value of an option.
+
+    Raises:
+        UserError: If it is no YAML.
+    """
+    try:
+        return WORDS[text] if text in WORDS else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{option} is {text!r}; wanted a list or mapping in YAML or Python ({told}).") from None
 
 
 def find_parser() -> Any:

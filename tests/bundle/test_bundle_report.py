@@ -47,3 +47,11 @@ def test_a_finished_folder_gets_its_report_again(folder):
     page.write_text("old")
     run_config("report.yaml", output_dir=folder / "out")
     assert "good_density.nii.gz" in page.read_text(encoding="utf-8")
+
+
+def test_a_finished_folder_becomes_a_bids_dataset_without_what_failed(folder, tmp_path):
+    with pytest.raises(Exception, match="export_bids") as caught:
+        run_config("bids.yaml", output_dir=folder / "out", bids_dir=tmp_path / "ulm", names={"good": "sub-01"})
+    assert "1 of 2 recordings were exported (bad is failed" in str(find_user_error(caught.value))
+    exported = tmp_path / "ulm/sub-01/angio/sub-01_desc-density_ulm.nii.gz"
+    assert exported.read_bytes() == (folder / "out/good/good_density.nii.gz").read_bytes()

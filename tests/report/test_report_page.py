@@ -16,8 +16,8 @@ from sparse_ulm.errors import UserError
 from sparse_ulm.manifest import FAILED, Entry
 from sparse_ulm.report import try_report, write_report
 from sparse_ulm.report import write as report_writing
-from sparse_ulm.report.facts import RecordingFacts
 from sparse_ulm.report.sections import describe
+from sparse_ulm.run_facts import RecordingFacts
 
 NIIVUE = Path(report.__file__).parent / "niivue"
 

@@ -16,9 +16,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparse_ulm import __version__
-from sparse_ulm.report.facts import RunFacts
 from sparse_ulm.report.scores import all_of_total, flatten, main_table, number_text
 from sparse_ulm.report.sections import Section
+from sparse_ulm.run_facts import RunFacts
 
 HERE = Path(__file__).parent
 NIIVUE = HERE / "niivue"

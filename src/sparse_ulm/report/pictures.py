@@ -21,9 +21,9 @@ from sparse_ulm.mapping.figure import (
 )
 from sparse_ulm.mapping.figure_layout import LEFT_INCH, TOP_INCH, lay_out
 from sparse_ulm.mapping.velocity_figure import SATURATED_PERCENTILE
-from sparse_ulm.report.facts import RecordingFacts
 from sparse_ulm.report.plots import Picture, figure_png
 from sparse_ulm.report.volumes import ReadMap, read_map
+from sparse_ulm.run_facts import RecordingFacts
 
 COLOUR_MAP = "viridis"
 

@@ -12,7 +12,6 @@ from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.conventions import METRES_PER_MM
 from sparse_ulm.errors import UserError
 from sparse_ulm.report.bubbles import Bubbles, Tracks, first_visits_s, read_bubbles, read_tracks
-from sparse_ulm.report.facts import RecordingFacts
 from sparse_ulm.report.pictures import drawn_pictures, written_pictures
 from sparse_ulm.report.plots import (
     Picture,
@@ -23,6 +22,7 @@ from sparse_ulm.report.plots import (
     plot_track_lengths,
 )
 from sparse_ulm.report.volumes import ReadMap, ViewerVolume, read_map, viewer_volume
+from sparse_ulm.run_facts import RecordingFacts
 
 T = TypeVar("T")
 

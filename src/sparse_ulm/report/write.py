@@ -5,9 +5,9 @@ from pathlib import Path
 
 from sparse_ulm.errors import UserError
 from sparse_ulm.io.atomic import atomic_path
-from sparse_ulm.report.facts import RunFacts, gather
 from sparse_ulm.report.page import render
 from sparse_ulm.report.sections import Section, describe
+from sparse_ulm.run_facts import RunFacts, gather
 
 REPORT = "report.html"
 
