@@ -75,6 +75,13 @@ def test_networks_refuse_it(cine, tmp_path, monkeypatch):
     assert "--method classical" in mistake
 
 
+def test_noise_of_an_envelope_has_no_differences(cine, tmp_path):
+    with pytest.raises(Exception) as caught, pytest.warns(UserWarning, match="log-compressed"):
+        run_classical(cine, tmp_path / "out", noise_measure="differences")
+    assert "noise_measure is differences, and clip is an envelope" in str(find_user_error(caught.value))
+    assert not (tmp_path / "out/clip").exists()
+
+
 def test_without_a_dynamic_range_it_is_refused(cine, tmp_path):
     with pytest.raises(Exception) as caught, warnings.catch_warnings():
         run_classical(cine, tmp_path / "out", dynamic_range_db=None)

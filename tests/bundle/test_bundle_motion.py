@@ -5,8 +5,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
-from bundle_runs import GEOMETRY, blob_frames, infer, run_config, save_untrained
+from bundle_runs import GEOMETRY, ROOT, blob_frames, infer, run_config, save_untrained
 from motion_phantom import FRAME_RATE_HZ, STEP_M, Phantom, geometry
 
 from sparse_ulm.errors import find_user_error
@@ -63,6 +64,25 @@ def test_the_map_of_moving_tissue_is_sharper_with_motion(moving, tmp_path) -> No
     config = json.loads((tmp_path / "rigid" / "rec" / "provenance.json").read_text())["config"]
     assert config["motion"] == {"kind": "rigid", "window_frames": 6, "limit_m": None}
     assert 0.02 < config["motion_found"]["largest_displacement_mm"] < 0.12
+
+
+def test_localisation_net_takes_motion_and_writes_dicom(moving, tmp_path) -> None:
+    pytest.importorskip("highdicom")
+    width = {}
+    for kind in ("none", "rigid"):
+        run_config(
+            "inference.yaml", dataset_dir=moving, output_dir=tmp_path / kind, weights=ROOT / "models/localisation.pt",
+            n_tissue_components=6, clutter_window_frames=48, motion=kind, motion_window_frames=6, bubble_threshold=0.8,
+            linking={"min_length": 4}, maps=["counts"], track_formats=["csv"], dicom=True, n_threads=1,
+        )  # fmt: skip
+        width[kind] = off_the_line_um(tmp_path / kind)
+    assert width["rigid"] < 0.75 * width["none"], width
+    moved = (tmp_path / "none/rec/rec_motion.csv", tmp_path / "rigid/rec/rec_motion.csv")
+    assert [path.exists() for path in moved] == [False, True]
+    density = np.asarray(nibabel.load(tmp_path / "rigid/rec/rec_density.nii.gz").dataobj)
+    stored = pydicom.dcmread(tmp_path / "rigid/rec/rec_density.dcm").pixel_array  # (y, z, x)
+    np.testing.assert_array_equal(stored.transpose(2, 0, 1), density)
+    assert density.any()
 
 
 def test_blocks_change_no_bit(moving, tmp_path) -> None:

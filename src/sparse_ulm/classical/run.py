@@ -16,6 +16,7 @@ from sparse_ulm.blocks import RecordingBlocks
 from sparse_ulm.classical.outputs import Outputs, check_linking, write_linked
 from sparse_ulm.classical.pipeline import Recorded, localise_frames
 from sparse_ulm.classical.presets import find_preset
+from sparse_ulm.errors import UserError
 from sparse_ulm.io.dicom_tags import DicomTags
 from sparse_ulm.io.log_compression import ENVELOPE_NOTE
 from sparse_ulm.motion import MotionSettings
@@ -117,6 +118,11 @@ class _Classical:
         """Refuse impossible settings before work is done, and say what is assumed of an envelope."""
         if acquisition.content == "envelope":
             warnings.warn(f"{acquisition.name}: {ENVELOPE_NOTE}.", stacklevel=2)
+            if self.recorded.noise_measure == "differences":
+                raise UserError(
+                    f"noise_measure is differences, and {acquisition.name} is an envelope, whose noise has no phase to "
+                    "cancel; wanted faintest. Set --noise_measure faintest."
+                )
         self.outputs.check(acquisition)
         check_linking(acquisition, self.preset)
         check_motion(acquisition, self.motion)
