@@ -325,12 +325,13 @@ def test_ranks_are_timed_in_turns_and_compared_to_the_bit(tmp_path: Path, monkey
         (output / "rec").mkdir(parents=True)
         (output / "rec" / "provenance.json").write_text(str(len(calls)))  # tells the time: may differ
         (output / "rec" / "map").write_text("a" if method == "classical" else str(n_ranks))
-        return {"work_s": 30.0 / n_ranks, "whole_s": 10.0 + 30.0 / n_ranks}
+        late = 0.5 * (len(calls) < 5)  # of the first round
+        return {"work_s": 30.0 / n_ranks + late, "whole_s": 10.0 + 30.0 / n_ranks + late}
 
     monkeypatch.setattr(benchmark, "run", run)
     monkeypatch.setattr(benchmark, "simulate", lambda *_: None)
     file = tmp_path / "ranks.json"
-    options = "--ranks 1 3 --rounds 1 --methods classical localisation --json"
+    options = "--ranks 1 3 --methods classical localisation --json"
     benchmark.main([*options.split(), str(file)])
     assert calls == [("classical", 1), ("classical", 3), ("localisation", 1), ("localisation", 3)] * 2
     kept = json.loads(file.read_text())["tables"]["ranks"]
