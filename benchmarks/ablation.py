@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ablation_loss import OVERRIDES
-from machine import MIB, describe_machine, machine_line, write_json
-from pooling import Table, markdown, settings_of, shown, spread, table
+from machine import MIB, describe_machine
+from pooling import Table, publish, shown, spread, table
 from referee import make_recordings
 from trainings import Training, data_folder, epochs_within, evaluate, memory_of_step, train
 
@@ -159,9 +159,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     started, record = time.monotonic(), describe_machine()
     rows = measure(args)
     tables = {f"ablation_{args.spatial_dims}d": ablation_table(rows, args.concentrations)}
-    print(machine_line(record), *map(markdown, tables.values()), sep="\n\n")
-    minutes = (time.monotonic() - started) / 60
-    write_json(args.json, record, minutes=minutes, settings=settings_of(args), results=rows, tables=tables)
+    publish(args, rows, tables, record=record, started=started)
     return rows
 
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from counting_bubbles import score_bubbles
 from localisation_comparison import LOCALISATION_WEIGHTS, compared_methods
-from machine import describe_machine, machine_line, write_json
-from pooling import Table, markdown, settings_of, table
+from machine import describe_machine
+from pooling import Table, publish, table
 from pooling_bubbles import pool_bubbles
 from referee import PRESETS, Method, fingerprint
 
@@ -221,9 +221,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     started, record = time.monotonic(), describe_machine()
     rows = measure(args)
     tables = {"cramer_rao": bound_table(rows)}
-    print(machine_line(record), markdown(tables["cramer_rao"]), sep="\n\n")
-    minutes = (time.monotonic() - started) / 60
-    write_json(args.json, record, minutes=minutes, settings=settings_of(args), results=rows, tables=tables)
+    publish(args, rows, tables, record=record, started=started)
     return rows
 
 

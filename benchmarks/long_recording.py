@@ -20,8 +20,8 @@ from typing import Any
 import h5py
 import numpy as np
 import yaml
-from machine import ROOT, describe_machine, machine_line, run_measured, write_json
-from pooling import Table, markdown, settings_of, table
+from machine import ROOT, describe_machine, run_measured
+from pooling import Table, publish, table
 
 from sparse_ulm.acquisition import block_ranges, memory_runs
 from sparse_ulm.fit import estimate_fit
@@ -178,11 +178,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     args = parser.parse_args(arguments)
     started, record = time.monotonic(), describe_machine()
     rows = measure(args)
-    name = f"long_recording_{args.grid}"
-    tables = {name: long_table(rows, args.grid)}
-    print(machine_line(record), markdown(tables[name]), sep="\n\n")
-    minutes, settings = (time.monotonic() - started) / 60, settings_of(args)
-    write_json(args.json, record, minutes=minutes, settings=settings, results=rows, tables=tables)
+    tables = {f"long_recording_{args.grid}": long_table(rows, args.grid)}
+    publish(args, rows, tables, record=record, started=started)
     return rows
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 from counting_bubbles import score_bubbles
-from machine import ROOT, describe_machine, machine_line, write_json
+from machine import ROOT, describe_machine
 from physics.moving_tissue import Field, Imaging, Phantom, breath, still
-from pooling import Table, markdown, settings_of, shown, table
+from pooling import Table, publish, shown, table
 from pooling_bubbles import bubbles_over_seeds
 from referee import PRESETS, Method, add_arguments, fingerprint, make_recordings
 
@@ -163,9 +163,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     started, record = time.monotonic(), describe_machine()
     rows = measure(args)
     tables = {"motion": motion_table(rows)}
-    print(machine_line(record), *map(markdown, tables.values()), sep="\n\n")
-    minutes, settings = (time.monotonic() - started) / 60, settings_of(args, without=("weights", "network", "presets"))
-    write_json(args.json, record, minutes=minutes, settings=settings, results=rows, tables=tables)
+    publish(args, rows, tables, record=record, started=started, without=("weights", "network", "presets"))
     return rows
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from counting_bubbles import score_bubbles
-from machine import describe_machine, machine_line, write_json
-from pooling import Table, markdown, settings_of, shown, spread, table
+from machine import describe_machine
+from pooling import Table, publish, shown, spread, table
 from pooling_bubbles import pool_bubbles
 from referee import Method, make_recordings
 from trainings import Training, data_folder, train
@@ -126,9 +126,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     started, record = time.monotonic(), describe_machine()
     rows = measure(args)
     tables = {f"phase_{args.spatial_dims}d": phase_table(rows, args.concentrations)}
-    print(machine_line(record), *map(markdown, tables.values()), sep="\n\n")
-    minutes = (time.monotonic() - started) / 60
-    write_json(args.json, record, minutes=minutes, settings=settings_of(args), results=rows, tables=tables)
+    publish(args, rows, tables, record=record, started=started)
     return rows
 
 

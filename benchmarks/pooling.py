@@ -2,13 +2,14 @@
 
 import argparse
 import statistics
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from counting import TOLERANCES
-from machine import markdown_table
+from machine import machine_line, markdown_table, write_json
 from referee import fingerprint
 
 from sparse_ulm.metrics import scores_from_counts
@@ -106,6 +107,30 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
 def markdown(kept: Table) -> str:
     """Lay a kept table out."""
     return markdown_table(kept["header"], kept["rows"])
+
+
+def publish(
+    args: argparse.Namespace,
+    results: Any,
+    tables: dict[str, Table],
+    *,
+    record: dict[str, Any],
+    started: float,
+    without: Sequence[str] = (),
+) -> None:
+    """Print the tables, and with `--json` keep them with numbers, settings and machine.
+
+    Args:
+        args: Of the command line.
+        results: The numbers.
+        tables: By the names of their markers in docs/benchmarks.md.
+        record: From `machine.describe_machine`, before the work.
+        started: `time.monotonic()` then.
+        without: Settings that are not told.
+    """
+    print(machine_line(record), *map(markdown, tables.values()), sep="\n\n")
+    minutes, settings = (time.monotonic() - started) / 60, settings_of(args, without=without)
+    write_json(args.json, record, minutes=minutes, settings=settings, results=results, tables=tables)
 
 
 def settings_of(args: argparse.Namespace, *, without: Sequence[str] = ()) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from inference_block import simulate
-from machine import ROOT, describe_machine, machine_line, run_measured, write_json
-from pooling import Table, markdown, settings_of, table
+from machine import ROOT, describe_machine, run_measured
+from pooling import Table, publish, table
 
 METHODS = {"trajectory_map": "model.pt", "localisation": "localisation.pt", "classical": "localisation.pt"}
 FULL, QUICK = (32, 1024, 2), (16, 128, 1)
@@ -126,11 +126,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     args.grid, args.frames, args.rounds = QUICK if args.quick else FULL
     started, record = time.monotonic(), describe_machine()
     results = time_in_turns(args)
-    print(machine_line(record))
-    tables = {"ranks": time_table(results, args.ranks)}
-    print(markdown(tables["ranks"]))
-    minutes, settings = (time.monotonic() - started) / 60, settings_of(args)
-    write_json(args.json, record, minutes=minutes, settings=settings, results=results, tables=tables)
+    publish(args, results, {"ranks": time_table(results, args.ranks)}, record=record, started=started)
     return results
 
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import ROOT, describe_machine, machine_line, write_json
-from pooling import Table, markdown, settings_of, table
+from machine import ROOT, describe_machine
+from pooling import Table, publish, table
 from training_memory import prepare_block, read_train_config
 from workload import moving_blobs
 
@@ -145,11 +145,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         with busy_processes(n_busy):
             times = time_in_turns(work, args.threads, args.rounds)
         results += [{"busy": n_busy, "work": name, "ms": row} for name, row in times.items()]
-    print(machine_line(record))
-    tables = {"threads": time_table(results, args.threads)}
-    print(markdown(tables["threads"]))
-    minutes, settings = (time.monotonic() - started) / 60, settings_of(args)
-    write_json(args.json, record, minutes=minutes, settings=settings, results=results, tables=tables)
+    publish(args, results, {"threads": time_table(results, args.threads)}, record=record, started=started)
     return results
 
 

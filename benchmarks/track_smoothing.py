@@ -14,8 +14,8 @@ import time
 from typing import Any
 
 from counting_bubbles import score_bubbles
-from machine import ROOT, describe_machine, machine_line, write_json
-from pooling import Table, markdown, settings_of, shown, table
+from machine import ROOT, describe_machine
+from pooling import Table, publish, shown, table
 from pooling_bubbles import bubbles_over_seeds
 from referee import PRESETS, Method, add_arguments, make_recordings
 
@@ -94,9 +94,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     started, record = time.monotonic(), describe_machine()
     rows = measure(args)
     tables = {"track_smoothing": smoothing_table(rows)}
-    print(machine_line(record), *map(markdown, tables.values()), sep="\n\n")
-    minutes, settings = (time.monotonic() - started) / 60, settings_of(args, without=("weights", "network", "presets"))
-    write_json(args.json, record, minutes=minutes, settings=settings, results=rows, tables=tables)
+    publish(args, rows, tables, record=record, started=started, without=("weights", "network", "presets"))
     return rows
 
 
