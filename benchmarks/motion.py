@@ -4,7 +4,8 @@ Bubbles of simulated recordings (configs/simulate.yaml, graphs of `--vessels`) a
 scatterers, `TISSUE_DB` above them, and all of it moves with a breath: a shift of one wavelength along depth and half a
 wavelength along x with a turn of one degree, or the same with a bulge of half a wavelength round the middle. Bubbles
 are scored where they would be at rest. Methods run through configs/inference.yaml and configs/classical.yaml, with the
-clutter filter that the network chooses its components by (`adaptive`), and `motion` none, rigid and non_rigid.
+clutter filter that chooses its own number of components (`adaptive`), and `motion` none, rigid and non_rigid. A second
+table compares the estimates themselves with the truth, for windows of several lengths.
 
 Run:  python benchmarks/motion.py --work build/referee --vessels seg4.swc [--json FILE]
 """
@@ -27,6 +28,8 @@ from referee import PRESETS, Method, add_arguments, fingerprint, make_recordings
 from sparse_ulm.acquisition import Acquisition
 from sparse_ulm.blocks import truth_of
 from sparse_ulm.io import find_recordings, open_recording, save_recording
+from sparse_ulm.motion import Motion, MotionSettings
+from sparse_ulm.motion_estimation import report_motion
 
 SEED = 7901
 TISSUE_DB, SNR_DB = 20.0, 20.0
@@ -37,7 +40,8 @@ BREATHS_HZ = 4.0
 """Two breaths in half a second of recording, as of a mouse in haste: several windows of motion in each."""
 
 MOTIONS = ("none", "rigid", "non_rigid")
-SETTINGS: dict[str, Any] = {"n_tissue_components": "adaptive", "clutter_window_frames": 128, "motion_window_frames": 16}
+SETTINGS: dict[str, Any] = {"n_tissue_components": "adaptive", "clutter_window_frames": 128, "motion_window_frames": 8}
+WINDOWS = (16, 8)
 
 
 def fields(acquisition: Acquisition) -> dict[str, Field]:
@@ -105,7 +109,20 @@ def methods() -> list[tuple[str, str, Method]]:
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Score everything; one row per way of moving, method and kind of correction."""
-    sources = [
+    sources = _sources(args)
+    rows = []
+    for way in args.ways:
+        folders = [moving_recordings(args.work, source, way) for source in sources]
+        for name, motion, method in methods():
+            if way != "at rest" or motion == "none":
+                scores = bubbles_over_seeds([score_bubbles(args.work, method, folder) for folder in folders])
+                rows.append({"way": way, "method": name, "motion": motion} | scores)
+    return rows
+
+
+def _sources(args: argparse.Namespace) -> list[Path]:
+    """Simulate the bubbles, or find them made: a folder per seed."""
+    return [
         make_recordings(
             args.work,
             vessels=args.vessels,
@@ -119,14 +136,55 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
         for seed in args.seeds
     ]
+
+
+def measure_estimates(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compare estimates with the truth on the first recording of the first seed; lengths in micrometres."""
+    source = _sources(args)[0]
     rows = []
     for way in args.ways:
-        folders = [moving_recordings(args.work, source, way) for source in sources]
-        for name, motion, method in methods():
-            if way != "at rest" or motion == "none":
-                scores = bubbles_over_seeds([score_bubbles(args.work, method, folder) for folder in folders])
-                rows.append({"way": way, "method": name, "motion": motion} | scores)
+        recording = find_recordings(moving_recordings(args.work, source, way))[0]
+        acquisition = open_recording(recording)
+        field, places_m = fields(acquisition)[way], _places_m(acquisition)
+        for kind in MOTIONS[1:]:
+            for window in WINDOWS:
+                settings = MotionSettings.of({"kind": kind, "window_frames": window, "limit_mm": None})
+                with tempfile.TemporaryDirectory() as folder:
+                    motion = report_motion(Path(folder), acquisition, settings)
+                rows.append({"way": way, "motion": kind, "window": window} | _errors(motion, field, places_m))
     return rows
+
+
+def _places_m(acquisition: Acquisition) -> np.ndarray:
+    """Give (n, 3) places over the inner part of the grid, from its first voxel."""
+    shape, step_m = acquisition.shape[:3], np.array(acquisition.geometry.voxel_size_m)
+    axes = [np.linspace(0.15, 0.85, 4) * (size - 1) for size in shape]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) * step_m
+
+
+def _errors(motion: Motion, field: Field, places_m: np.ndarray) -> dict[str, float]:
+    """Give how far places are from where they were in the reference, before and after correction."""
+    origin_m = motion.geometry.matrix_m[:3, 3]
+    reference_m = np.mean([places_m + field(places_m, frame) for frame in range(*motion.reference_frames)], axis=0)
+    moved, left = [], []
+    for frame in range(len(motion.rejected)):
+        here_m = places_m + field(places_m, frame)
+        back_m = motion.to_reference(here_m + origin_m, np.full(len(places_m), frame)) - origin_m
+        moved.append(((here_m - reference_m) ** 2).sum(axis=1).mean())
+        left.append(((back_m - reference_m) ** 2).sum(axis=1).mean())
+    both = {"moved": np.sqrt(moved) * 1e6, "left": np.sqrt(left) * 1e6}
+    return {f"{key}_{name}": float(f(x)) for key, x in both.items() for name, f in (("rms", _rms), ("most", np.max))}
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def estimate_table(rows: list[dict[str, Any]]) -> Table:
+    """Lay the lengths out."""
+    header = ("tissue", "motion", "window, frames", "moved, rms µm", "at most", "left, rms µm", "at most")
+    keys = ("moved_rms", "moved_most", "left_rms", "left_most")
+    return table(header, ([r["way"], r["motion"], r["window"], *(f"{r[key]:.1f}" for key in keys)] for r in rows))
 
 
 def motion_table(rows: list[dict[str, Any]]) -> Table:
@@ -161,9 +219,16 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--ways", nargs="+", default=["at rest", "breath", "breath with a bulge"])
     args = parser.parse_args(arguments)
     started, record = time.monotonic(), describe_machine()
-    rows = measure(args)
-    tables = {"motion": motion_table(rows)}
-    publish(args, rows, tables, record=record, started=started, without=("weights", "network", "presets"))
+    rows, estimates = measure(args), measure_estimates(args)
+    tables = {"motion": motion_table(rows), "motion_estimates": estimate_table(estimates)}
+    publish(
+        args,
+        {"maps": rows, "estimates": estimates},
+        tables,
+        record=record,
+        started=started,
+        without=("weights", "network", "presets"),
+    )
     return rows
 
 
