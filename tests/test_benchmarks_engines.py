@@ -186,6 +186,7 @@ def test_missing_engines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason.startswith("torchsparse is missing (AssertionError: Torch not compiled with CUDA enabled); to get it")
 
 
+@pytest.mark.slow
 def test_runs_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import engines
     from rivals import why_missing
