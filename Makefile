@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m monai.bundle run
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-slow check weights benchmark benchmark-physics benchmark-scores benchmark-costs clean
+.PHONY: demo test test-slow check weights benchmark benchmark-physics benchmark-scores benchmark-costs benchmark-large clean
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -108,7 +108,7 @@ KINDS := --training side_lobe_share=0.3 psf_table_share=0.45 --train_tables $(WO
 OURS := gaussian_kalman gaussian_kalman:smooth_span=1
 # What others wait for, then long ones, so that no core waits at the end; what waits is last, as make comes back to it last.
 SCORES := domain_shift localisation_calibration ablation_2d acquisition_time sparsification dense_memory concentration \
-	phase_study calibration track_smoothing training_memory localisation cramer_rao
+	phase_study motion calibration track_smoothing training_memory localisation cramer_rao
 COSTS := inference_block training_step threads ranks engines long_recording
 
 benchmark: $(VENV)/.physics
@@ -124,6 +124,13 @@ benchmark: $(VENV)/.physics
 benchmark-physics: $(KERNELS) $(ESDIVA)
 
 benchmark-scores: $(SCORES:%=$(RESULTS)/%.json)
+
+# The target's volume, 128x128x128 voxels and up to 10,000 frames: an hour by itself, so not part of the others.
+benchmark-large: $(VENV)/.installed
+	mkdir -p $(WORK)
+	$(PY) benchmarks/long_recording.py --work $(WORK) --grid 128 --frames 1000 3000 10000 \
+		--json benchmarks/results/long_recording_128.json
+	$(BIN)/python benchmarks/write_docs.py
 
 # Time and memory: on a machine that does nothing else, one after the other.
 benchmark-costs: $(COSTS:%=$(RESULTS)/%.json)
@@ -186,6 +193,9 @@ $(RESULTS)/track_smoothing.json:
 
 $(RESULTS)/phase_study.json:
 	$(PY) benchmarks/phase_study.py --work $(WORK) --train_vessels $(GRAPHS) --vessels $(UNSEEN) --spatial_dims 2 --json $@
+
+$(RESULTS)/motion.json:
+	$(PY) benchmarks/motion.py --work $(WORK) --vessels $(UNSEEN) --n_recordings 1 --json $@
 
 $(RESULTS)/inference_block.json:
 	$(BIN)/python benchmarks/inference_block.py --threads 1 --json $@
