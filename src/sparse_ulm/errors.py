@@ -2,7 +2,16 @@
 
 
 class UserError(ValueError):
-    """A mistake in input, options or files; commands print its one line without a traceback."""
+    """A mistake in input, options or files; commands print its one line without a traceback.
+
+    Messages quote what files hold, and damaged ones hold anything: white space becomes single spaces, and what cannot
+    be printed a question mark, so that one line stays one and no terminal obeys it.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        """Make one line of the message."""
+        line = " ".join(str(message).split())
+        super().__init__("".join(one if one.isprintable() else "?" for one in line))
 
 
 class RecordingError(UserError):

@@ -1,6 +1,7 @@
 """Find recordings, open them by what their names and first bytes say, and save them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,7 @@ from sparse_ulm.io.names import FOLDERS, SUFFIXES, recording_suffix, split_group
 from sparse_ulm.io.nifti import open_nifti, save_nifti
 from sparse_ulm.io.npz import open_npy, open_npz, save_npy, save_npz
 from sparse_ulm.io.statements import Number, Statement, state_options
+from sparse_ulm.io.trial import require_survival
 from sparse_ulm.io.uff import open_uff
 from sparse_ulm.io.ultratrace import is_ultratrace, open_ultratrace
 from sparse_ulm.io.zea import is_zea, open_zea
@@ -125,7 +127,10 @@ def open_recordings(
             "sound_speed_m_s": sound_speed_m_s,
         }
     )
-    return _open(file, group, options, variable, dynamic_range_db)
+    open_all = partial(_open, file, group, options, variable, dynamic_range_db)
+    if _is_hdf5(file):
+        require_survival(file, open_all)
+    return open_all()
 
 
 def open_recording(
@@ -211,6 +216,11 @@ def _open(
     if suffix == ".uff":
         return open_uff(file, options, group=group)
     return _hdf5_reader(file)(file, options, group=group)
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Tell whether a file is HDF5, whatever its suffix, without opening it."""
+    return path.is_file() and bool(h5py.is_hdf5(path))
 
 
 def _hdf5_reader(path: Path) -> Callable[..., list[Acquisition]]:
