@@ -46,6 +46,7 @@ def run(dataset_dir: Path, output_dir: Path, method: str, n_ranks: int, block_fr
         "weights": ROOT / "models" / METHODS[method],
         "block_frames": block_frames,
         "n_threads": 1,
+        "report": "false",  # tells the time
     }
     arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_ranks)]
