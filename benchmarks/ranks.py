@@ -27,7 +27,7 @@ from machine import ROOT, describe_machine, run_measured
 from pooling import Table, publish, table
 
 METHODS = {"trajectory_map": "model.pt", "localisation": "localisation.pt", "classical": "localisation.pt"}
-FULL, QUICK = (32, 1024, 2), (16, 128, 1)
+FULL, QUICK = (48, 512, 2), (16, 128, 1)
 """Voxels along each axis, frames, and rounds."""
 
 BLOCK_FRAMES = {False: 64, True: 32}
