@@ -331,7 +331,7 @@ def test_ranks_are_timed_in_turns_and_compared_to_the_bit(tmp_path: Path, monkey
     monkeypatch.setattr(benchmark, "run", run)
     monkeypatch.setattr(benchmark, "simulate", lambda *_: None)
     file = tmp_path / "ranks.json"
-    options = "--ranks 1 3 --methods classical localisation --json"
+    options = "--ranks 1 3 --rounds 2 --methods classical localisation --json"
     benchmark.main([*options.split(), str(file)])
     assert calls == [("classical", 1), ("classical", 3), ("localisation", 1), ("localisation", 3)] * 2
     kept = json.loads(file.read_text())["tables"]["ranks"]
