@@ -152,6 +152,18 @@ def test_recordings_that_failed_or_were_changed_are_left_out_and_told(tmp_path):
     assert [one.name for one in (tmp_path / "bids").glob("sub-*")] == ["sub-01"]
 
 
+def test_names_may_be_given_of_what_failed_and_nothing_is_made_of_nothing(tmp_path):
+    out = make_run(tmp_path, "rat7")
+    names = {"rat7": "sub-07", "bad": "sub-08"}
+    with pytest.raises(UserError, match="1 of 2 recordings were exported"):
+        export_bids(out, tmp_path / "bids", names=names)
+    assert [one.name for one in (tmp_path / "bids").glob("sub-*")] == ["sub-07"]
+    (out / "rat7/rat7_speed.nii.gz").unlink()
+    with pytest.raises(UserError, match="0 of 2 recordings were exported"):
+        export_bids(out, tmp_path / "other", names=names)
+    assert not (tmp_path / "other").exists()
+
+
 def test_folders_of_others_are_left_alone(raw, tmp_path):
     with pytest.raises(UserError, match="names no tool that made the dataset"):
         export_bids(raw.parent / "out", raw, names={"rat7": "sub-07"})

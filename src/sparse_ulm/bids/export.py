@@ -51,12 +51,18 @@ def export_bids(
     facts, root = gather(output_dir), Path(bids_dir)
     whole = tuple(one for one in facts.recordings if one.is_done and not one.notes)
     left_out = [note for one in facts.recordings if one not in whole for note in one.notes]
-    entities = entities_of([one.name for one in whole], names or {})
+    others = {one.name for one in facts.recordings} - {one.name for one in whole}
+    given = {name: pairs for name, pairs in (names or {}).items() if name not in others}
+    entities = entities_of([one.name for one in whole], given)
     description = read_description(root)
     for recording in whole:
         _refuse_old(root, entities[recording.name], force=force)
     try:
-        written = _write(whole, entities, root, description | ({"Name": dataset_name} if dataset_name else {}))
+        written = (
+            []
+            if not whole
+            else _write(whole, entities, root, description | ({"Name": dataset_name} if dataset_name else {}))
+        )
     except Timeout:
         raise UserError(f"another export writes to {root}; wanted one at a time. Wait for it.") from None
     except OSError as error:

@@ -43,7 +43,9 @@ def require_survival(path: Path, call: Callable[[], Any], *, patience_s: float =
         _try_and_exit(call)
     os.close(at_end)
     try:
-        is_done = bool(select.select([ended], [], [], patience_s)[0])  # closed by the system when the child is gone
+        poll = select.poll()
+        poll.register(ended)
+        is_done = bool(poll.poll(1e3 * patience_s))  # closed by the system when the child is gone
     finally:
         os.close(ended)
     if not is_done:
