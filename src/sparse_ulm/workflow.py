@@ -157,8 +157,7 @@ def _from_yaml(option: str, text: str) -> Any:
     try:
         return WORDS[text] if text in WORDS else yaml.safe_load(text)
     except yaml.YAMLError as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{option} is {text!r}; wanted a list or mapping in YAML or Python ({told}).") from None
+        raise UserError(f"{option} is {text!r}; wanted a list or mapping in YAML or Python ({error}).") from None
 
 
 def find_parser() -> Any:
